@@ -1,1 +1,20 @@
+//! The waya daemon as a library.
+//!
+//! Outgoing: `grpc | http → api → queue (row: pending) → worker (row: sending) → session → WhatsApp`;
+//! the server's ack and the receipts come back `session → dispatch → queue (row: sent, ack …)`.
+//!
+//! Incoming: `session → dispatch (row in the inbox journal, only then acknowledged to WhatsApp) → readers of events`.
+//!
+//! Modules in reading order. Who may import whom is held by `tests/layering.rs`.
 
+pub mod model;
+
+pub mod bus;
+pub mod clock;
+pub mod store;
+
+pub mod session;
+
+pub mod queue;
+
+pub mod dispatch;

@@ -1,0 +1,1 @@
+//! One closed match on what the session tells.

@@ -1,0 +1,66 @@
+//! An incoming message as the journal keeps it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChatId, Timestamp};
+
+/// What makes an incoming message the same one: WhatsApp's ids are unique within (chat, sender) only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IncomingKey<'a> {
+    /// The chat it stands in.
+    pub chat: &'a ChatId,
+    /// Who wrote it.
+    pub sender: &'a ChatId,
+    /// WhatsApp's id.
+    pub id: &'a str,
+}
+
+/// One incoming message (or one that the owner typed on another device: `from_me`).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incoming {
+    /// WhatsApp's id, unique within (chat, sender).
+    pub id: String,
+    /// The chat: by phone whenever that is known.
+    pub chat: ChatId,
+    /// Who wrote it; in a group the person, else the same as `chat` (or the own account).
+    pub sender: ChatId,
+    /// The sender's LID digits, when known.
+    pub sender_lid: Option<String>,
+    /// Typed by the owner on another device.
+    pub from_me: bool,
+    /// The sender's own name for itself.
+    pub push_name: Option<String>,
+    /// `chat, image, video, audio, ptt, document, sticker, location, vcard, poll_creation, revoked, …`
+    pub kind: String,
+    /// The text, or the caption of media.
+    pub text: String,
+    /// WhatsApp's time of sending.
+    pub timestamp: Timestamp,
+    /// When the daemon wrote it down.
+    pub received_at: Timestamp,
+    /// The encoded protobuf message, for quotes, media and forwards later.
+    #[serde(default)]
+    pub raw: Vec<u8>,
+}
+
+impl Incoming {
+    /// What makes it the same one when it is delivered again.
+    #[must_use]
+    pub fn key(&self) -> IncomingKey<'_> {
+        IncomingKey { chat: &self.chat, sender: &self.sender, id: &self.id }
+    }
+}
+
+/// Without the text and with numbers masked, because debug output reaches logs.
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("id", &self.id)
+            .field("chat", &self.chat)
+            .field("sender", &self.sender)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}

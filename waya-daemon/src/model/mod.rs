@@ -1,0 +1,24 @@
+//! The words of the domain, pure: no tokio, no I/O, no clock.
+
+mod chat;
+mod event;
+mod inbound;
+mod link;
+mod message;
+mod nack;
+mod recipient;
+mod timestamp;
+mod transition;
+
+pub use chat::{ChatId, ChatKind, InvalidChatId};
+pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};
+pub use inbound::{Incoming, IncomingKey};
+pub use link::{LinkState, OfflineReason, PairingMethod};
+pub use message::{
+    Ack, InvalidId, Lane, MAX_REFERENCE_CHARS, MAX_TEXT_CHARS, Message, MessageId, NewMessage, Source, Status,
+    WhatsAppId,
+};
+pub use nack::{NackReason, Verdict};
+pub use recipient::{InvalidRecipient, Recipient};
+pub use timestamp::Timestamp;
+pub use transition::{Change, ReceiptKind, Refusal};

@@ -1,0 +1,148 @@
+//! What may become of a message: the one place where its status changes.
+//!
+//! ```text
+//! pending ─claim→ sending ─acked→ sent          receipts raise `ack`, forward only
+//!    ↑               │ └──failed→ failed ─acked or receipt→ sent (it had arrived after all)
+//!    └─put back, retry┘           └─retried by hand→ pending
+//! pending ─cancel→ cancelled (an ack or receipt of an earlier attempt still makes it sent)
+//! pending ─failed→ failed (not on WhatsApp, too old)
+//! ```
+
+use super::{Ack, Message, Status, Timestamp};
+
+/// A receipt that says something of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiptKind {
+    /// A device has it.
+    Delivered,
+    /// It was read.
+    Read,
+    /// It was played.
+    Played,
+}
+
+/// Something that happened to a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The worker takes it; spends an attempt.
+    Claim,
+    /// Back to pending as if never taken: the daemon restarts, stops, or lost the link before handing over.
+    PutBack,
+    /// The attempt did not succeed; try again at `at`.
+    Retry {
+        /// When the next attempt is due.
+        at: Timestamp,
+        /// Why this one did not succeed.
+        reason: String,
+    },
+    /// The server's ack was seen.
+    Acked,
+    /// Given up.
+    Failed {
+        /// Why, in words for the user.
+        reason: String,
+    },
+    /// Taken back by the user.
+    Cancel,
+    /// A failed or cancelled one is tried again, on the user's word, under the same WhatsApp id.
+    RetryByHand,
+    /// A receipt came.
+    Receipt {
+        /// What it says.
+        kind: ReceiptKind,
+        /// When, by the other side's word.
+        at: Timestamp,
+    },
+}
+
+/// The change does not fit where the message stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the message is {} already", .status.as_str())]
+pub struct Refusal {
+    /// Where the message stands.
+    pub status: Status,
+}
+
+impl Message {
+    /// Carries out `change` at `now`. `Ok(true)` when anything changed, `Ok(false)` when it had all happened before.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the change does not fit; the message is untouched then.
+    pub fn apply(&mut self, change: &Change, now: Timestamp) -> Result<bool, Refusal> {
+        let refused = Err(Refusal { status: self.status });
+        match (change, self.status) {
+            (Change::Claim, Status::Pending) => {
+                self.status = Status::Sending;
+                self.attempts += 1;
+                self.retry_at = None;
+            }
+            (Change::PutBack, Status::Sending) => {
+                self.status = Status::Pending;
+                self.attempts = self.attempts.saturating_sub(1);
+            }
+            (Change::Retry { at, reason }, Status::Sending) => {
+                self.status = Status::Pending;
+                self.retry_at = Some(*at);
+                self.error = Some(reason.clone());
+            }
+            // An earlier attempt may have arrived whatever was decided since: the truth wins.
+            (Change::Acked, Status::Pending | Status::Sending | Status::Failed | Status::Cancelled) => {
+                self.arrived(now)
+            }
+            (Change::Acked, Status::Sent) => return Ok(false),
+            (Change::Failed { reason }, Status::Pending | Status::Sending) => {
+                self.status = Status::Failed;
+                self.error = Some(reason.clone());
+                self.retry_at = None;
+                self.finished_at = Some(now);
+            }
+            (Change::Cancel, Status::Pending) => {
+                self.status = Status::Cancelled;
+                self.retry_at = None;
+                self.finished_at = Some(now);
+            }
+            (Change::Cancel, Status::Cancelled) => return Ok(false),
+            (Change::RetryByHand, Status::Failed | Status::Cancelled) => {
+                self.status = Status::Pending;
+                self.attempts = 0;
+                self.error = None;
+                self.retry_at = None;
+                self.finished_at = None;
+            }
+            (Change::Receipt { kind, at }, _) => {
+                return Ok(self.receipt(*kind, *at, now));
+            }
+            _ => return refused,
+        }
+        Ok(true)
+    }
+
+    /// WhatsApp has it.
+    fn arrived(&mut self, now: Timestamp) {
+        self.status = Status::Sent;
+        self.ack = self.ack.max(Ack::Server);
+        self.sent_at.get_or_insert(now);
+        self.finished_at = Some(now);
+        self.retry_at = None;
+        self.error = None;
+    }
+
+    /// A receipt may overtake the ack; then it says that too.
+    fn receipt(&mut self, kind: ReceiptKind, at: Timestamp, now: Timestamp) -> bool {
+        let before = (self.status, self.ack, self.delivered_at, self.read_at);
+        if self.status != Status::Sent {
+            self.arrived(now);
+        }
+        let ack = match kind {
+            ReceiptKind::Delivered => Ack::Device,
+            ReceiptKind::Read => Ack::Read,
+            ReceiptKind::Played => Ack::Played,
+        };
+        self.ack = self.ack.max(ack);
+        self.delivered_at.get_or_insert(at);
+        if kind != ReceiptKind::Delivered {
+            self.read_at.get_or_insert(at);
+        }
+        before != (self.status, self.ack, self.delivered_at, self.read_at)
+    }
+}

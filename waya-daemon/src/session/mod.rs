@@ -1,0 +1,158 @@
+//! The link to WhatsApp: one account's connection, pairing, and the way messages leave and come in.
+//!
+//! Knows neither the queue nor the rules. What it tells goes two ways: incoming messages through [`Inbox`], which
+//! must have them on disk before they are acknowledged, everything else through an unbounded channel of [`WaEvent`].
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::model::{ChatId, Incoming, LinkState, NackReason, PairingMethod, ReceiptKind, Timestamp, WhatsAppId};
+
+/// What leaves.
+#[derive(Clone)]
+pub struct Outgoing {
+    /// The id WhatsApp will know it by.
+    pub whatsapp_id: WhatsAppId,
+    /// Where it goes.
+    pub chat: ChatId,
+    /// The text, byte for byte.
+    pub text: String,
+}
+
+/// Why a message did not leave.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection; nothing was handed over. Spends no attempt.
+    #[error("not connected to WhatsApp")]
+    Offline,
+    /// It may work later; it may even have left.
+    #[error("{0}")]
+    Transient(String),
+    /// It will never work.
+    #[error("{0}")]
+    Permanent(String),
+}
+
+/// A request to the session was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// Already linked.
+    #[error("an account is linked already; log out first")]
+    AlreadyLinked,
+    /// Nothing to log out from.
+    #[error("no account is linked")]
+    NotLinked,
+    /// Not connected, so it cannot be asked.
+    #[error("not connected to WhatsApp")]
+    Offline,
+    /// WhatsApp said no.
+    #[error("WhatsApp refused: {0}")]
+    Refused(String),
+    /// Something else went wrong.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The account that is linked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Me {
+    /// Phone digits.
+    pub phone: String,
+    /// LID digits.
+    pub lid: Option<String>,
+    /// The account's own name.
+    pub push_name: String,
+}
+
+/// The link and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The state.
+    pub state: LinkState,
+    /// Since when.
+    pub since: Timestamp,
+    /// Who is linked.
+    pub me: Option<Me>,
+}
+
+/// What the session tells, but for incoming messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaEvent {
+    /// The server took a message, or refused it.
+    ServerAck {
+        /// Which.
+        id: WhatsAppId,
+        /// `None`: taken.
+        refused: Option<NackReason>,
+    },
+    /// A receipt of somebody else's device.
+    Receipt {
+        /// Which messages.
+        ids: Vec<WhatsAppId>,
+        /// In which chat.
+        chat: ChatId,
+        /// Whose device.
+        from: ChatId,
+        /// What it says.
+        kind: ReceiptKind,
+        /// When, by the server's word.
+        at: Timestamp,
+    },
+    /// Something was learnt about a person: phone and LID belong together, or a name.
+    Person {
+        /// Phone digits.
+        phone: Option<String>,
+        /// LID digits.
+        lid: Option<String>,
+        /// Their own name for themselves.
+        push_name: Option<String>,
+    },
+    /// The link changed.
+    Link(LinkState),
+}
+
+/// Where incoming messages go: on disk, before they are acknowledged to WhatsApp.
+#[async_trait]
+pub trait Inbox: Debug + Send + Sync {
+    /// Commits a batch, all or none; must be safe to run again with the same messages.
+    ///
+    /// # Errors
+    /// Any error keeps the acknowledgement back, so that WhatsApp delivers again.
+    async fn commit(&self, batch: Vec<Incoming>) -> anyhow::Result<()>;
+}
+
+/// One account's session with WhatsApp.
+#[async_trait]
+pub trait WhatsApp: Debug + Send + Sync {
+    /// The link, as it changes.
+    fn link(&self) -> watch::Receiver<Link>;
+    /// When anything was last heard from the server.
+    fn last_traffic(&self) -> Option<Timestamp>;
+    /// Encrypts and hands over. `Ok` means handed over, not delivered: the server's word comes as
+    /// [`WaEvent::ServerAck`].
+    async fn send(&self, outgoing: Outgoing) -> Result<(), SendError>;
+    /// Which of these phone numbers are on WhatsApp, in the same order.
+    async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError>;
+    /// Asks the server for a sign of life; reconnects when none comes.
+    async fn probe(&self) -> bool;
+    /// Starts linking an account; what to show comes as [`LinkState::Pairing`].
+    async fn pair(&self, method: PairingMethod) -> Result<(), SessionError>;
+    /// Connects again now: takes a replaced session back, or cuts a wait short.
+    async fn reconnect(&self) -> Result<(), SessionError>;
+    /// Unlinks the account and deletes its keys.
+    async fn logout(&self) -> Result<(), SessionError>;
+    /// Closes the connection for good, keys kept.
+    async fn shutdown(&self);
+}
+
+/// Without text and number, because debug output reaches logs.
+impl Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("whatsapp_id", &self.whatsapp_id)
+            .field("chat", &self.chat)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,242 @@
+//! What must outlive the process, as narrow traits; `sled/` is the engine behind them.
+//!
+//! Every call that writes answers only after its fsync. Nothing here decides anything: what may become of a
+//! message is `model::transition`'s to say, and is carried out inside the transaction.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::model::{
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, Message, MessageId, NewMessage, Refusal, Status,
+    Timestamp, WhatsAppId,
+};
+
+/// The store said no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing can be written or read now; it recovers by itself when it can.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Too little free space to accept more.
+    #[error("the disk is almost full ({free} bytes left); free some space")]
+    DiskFull {
+        /// Bytes left.
+        free: u64,
+    },
+    /// A row could not be read; it was set aside.
+    #[error("a damaged record was set aside: {0}")]
+    Damaged(String),
+}
+
+/// Rows accepted together, all or none.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The rows, in order.
+    pub messages: Vec<NewMessage>,
+    /// With an idempotency key: what makes a repeat of this request the same.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// What makes two requests the same one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Hash of API key and `Idempotency-Key`.
+    pub key: [u8; 32],
+    /// Hash of the body.
+    pub body: [u8; 32],
+    /// When it was first seen.
+    pub at: Timestamp,
+    /// How long it is remembered.
+    pub keep: Duration,
+}
+
+/// What became of a [`Batch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enqueued {
+    /// On disk.
+    Fresh,
+    /// The same request was accepted before under these ids; nothing was queued now.
+    Repeat(Vec<MessageId>),
+    /// The key was used with another body; nothing was queued.
+    Conflict,
+}
+
+/// The row after a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// It changed.
+    Yes(Box<Message>),
+    /// It had all happened before.
+    Already(Box<Message>),
+    /// The change does not fit; the row is as it was.
+    Refused(Refusal),
+    /// No such row.
+    Unknown,
+}
+
+/// What the queue must know of an unfinished message to choose the next one; the text stays in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenMessage {
+    /// The queue id.
+    pub id: MessageId,
+    /// Where it goes.
+    pub chat: ChatId,
+    /// Its lane.
+    pub lane: Lane,
+    /// `Pending` or `Sending`.
+    pub status: Status,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// Not before this time.
+    pub not_before: Option<Timestamp>,
+    /// When its next attempt is due.
+    pub retry_at: Option<Timestamp>,
+    /// Attempts spent.
+    pub attempts: u32,
+}
+
+/// Which messages to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only these statuses; empty means all.
+    pub statuses: Vec<Status>,
+    /// Older than this one.
+    pub before: Option<MessageId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How many messages stand where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Waiting.
+    pub pending: u64,
+    /// On their way.
+    pub sending: u64,
+    /// Acknowledged by the server.
+    pub sent: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Taken back.
+    pub cancelled: u64,
+}
+
+/// What retention keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Finished rows younger than this stay …
+    pub age: Duration,
+    /// … and the newest so many, whichever keeps more.
+    pub newest: usize,
+}
+
+/// The outgoing queue's rows.
+#[async_trait]
+pub trait Outbox: Debug + Send + Sync {
+    /// Accepts a batch in one transaction. Ids in the batch are greater than all before.
+    async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError>;
+    /// Applies `change` to one row in one transaction, with its event in the journal when status or ack changed
+    /// (claims and put-backs are not journalled).
+    async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError>;
+    /// All unfinished rows, oldest first.
+    async fn open(&self) -> Result<Vec<OpenMessage>, StoreError>;
+    /// One row.
+    async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError>;
+    /// The rows of a caller's reference, newest first.
+    async fn by_reference(&self, reference: &str, limit: usize) -> Result<Vec<Message>, StoreError>;
+    /// Which row has this WhatsApp id; known from the first claim on.
+    async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError>;
+    /// Rows by filter, newest first.
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Message>, StoreError>;
+    /// How many stand where; cheap.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+    /// Removes finished rows (and old idempotency records) that retention does not keep, a bounded number a call;
+    /// how many went.
+    async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError>;
+}
+
+/// A page of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The events, oldest first.
+    pub events: Vec<Event>,
+    /// Where to go on: the last one read, also when events in between were pruned.
+    pub next: Cursor,
+}
+
+/// The journal of incoming messages, status changes and link states.
+#[async_trait]
+pub trait Journal: Debug + Send + Sync {
+    /// Commits incoming messages, all or none, each at most once by (chat, sender, id); `true` where it was new.
+    async fn record_incoming(&self, batch: Vec<Incoming>) -> Result<Vec<bool>, StoreError>;
+    /// Adds an event.
+    async fn append(&self, body: EventBody, at: Timestamp) -> Result<Cursor, StoreError>;
+    /// The events after `cursor`.
+    async fn after(&self, cursor: Cursor, limit: usize) -> Result<Page, StoreError>;
+    /// The newest cursor, as it moves: wait on it, then read.
+    fn newest(&self) -> watch::Receiver<Cursor>;
+    /// Removes the events older than `age` beyond the newest `newest`, a bounded number a call; how many went.
+    async fn prune_events(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError>;
+}
+
+/// What is known of people: a phone number and a LID are one contact.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Contact {
+    /// Digits with country code.
+    pub phone: Option<String>,
+    /// LID digits.
+    pub lid: Option<String>,
+    /// Their own name for themselves.
+    pub push_name: Option<String>,
+    /// Whether the number is on WhatsApp, and when that was learnt.
+    pub registered: Option<(bool, Timestamp)>,
+}
+
+/// People, and what was learnt of them.
+#[async_trait]
+pub trait AddressBook: Debug + Send + Sync {
+    /// Merges what was learnt; rows of the same phone or LID become one.
+    async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError>;
+    /// By phone digits.
+    async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError>;
+    /// By LID digits.
+    async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError>;
+}
+
+/// Small named values: settings, key hashes, marks.
+#[async_trait]
+pub trait KeyValues: Debug + Send + Sync {
+    /// All of a namespace (`settings`, `secrets`, `marks` …).
+    async fn all(&self, namespace: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+    /// One value.
+    async fn get(&self, namespace: &str, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Sets or, with `None`, removes one value.
+    async fn put(&self, namespace: &str, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError>;
+}
+
+/// Whether the store works, for readiness and for whoever waits for its return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It accepts work.
+    Ready,
+    /// It does not; why.
+    Down(String),
+}
+
+/// The whole store of one account, as handles.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The queue's rows.
+    pub outbox: std::sync::Arc<dyn Outbox>,
+    /// What happened.
+    pub journal: std::sync::Arc<dyn Journal>,
+    /// People.
+    pub contacts: std::sync::Arc<dyn AddressBook>,
+    /// Settings and marks.
+    pub values: std::sync::Arc<dyn KeyValues>,
+    /// Whether it works.
+    pub health: watch::Receiver<StoreHealth>,
+}
