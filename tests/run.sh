@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Every check of the project: format, lints, docs, the shape of the release build, and all tests.
+# Installs what it needs; ends by itself; talks to loopback only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+need_command() { # COMMAND PACKAGE: for the checks that run a system tool
+  command -v "$1" >/dev/null 2>&1 && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    (apt-get update -qq && apt-get install -y -qq --no-install-recommends "$2") >/dev/null 2>&1 || true
+  fi
+  command -v "$1" >/dev/null 2>&1 || printf 'note: %s (package %s) is missing; the tests that use it say that they skip\n' "$1" "$2"
+}
+
+need_component() { # COMMAND COMPONENT
+  cargo "$1" --version >/dev/null 2>&1 || rustup component add "$2"
+}
+
+need_command cc gcc
+need_command mkfs.ext4 e2fsprogs
+need_component fmt rustfmt
+need_component clippy clippy
+export PATH="$PATH:/sbin:/usr/sbin"
+
+say "format"
+cargo fmt --all --check
+
+say "the plain build leaves no certificate check out"
+# Features unify across a build, so the question is asked of the very command that makes the release.
+if cargo tree --locked --edges features,normal,build --format '{p} {f}' | grep -n 'danger-skip'; then
+  echo "a certificate-skipping feature is on in the default build" >&2
+  exit 1
+fi
+if cargo tree --locked --workspace --edges normal,build,dev -i openssl-sys 2>/dev/null | grep -q .; then
+  echo "OpenSSL came in" >&2
+  exit 1
+fi
+
+say "lints"
+cargo clippy --locked --workspace --all-targets -- -D warnings
+
+say "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+say "tests"
+cargo build --locked --workspace --bins
+cargo test --locked --workspace
