@@ -1,0 +1,261 @@
+//! A WhatsApp server for tests: the multi-device protocol as a client library sees it, with the
+//! handsets of its accounts played by the emulator itself.
+//!
+//! It owns accounts, linked devices, groups, and a queue for each device. Clients wake it through
+//! their WebSocket, the outside through the methods of [`Emulator`]. It never reads what is said:
+//! messages pass through it encrypted for their recipients' devices. It listens on loopback only.
+
+mod config;
+mod faults;
+mod handset;
+mod iq;
+mod lock;
+mod relay;
+mod server;
+mod session;
+mod state;
+mod stats;
+mod view;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{EmulatorConfig, EmulatorError, ScanError};
+pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
+pub use stats::{SenderStats, Stats};
+pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, ScannedDevice};
+
+use faults::Faults;
+use handset::Pairings;
+use relay::presence::Presences;
+use session::Connections;
+use state::record::Change;
+use state::{Account, State, phone_digits};
+use wire::{Pattern, ServerIdentity};
+
+/// The emulator. Cheap to clone; all clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Emulator(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: EmulatorConfig,
+    address: SocketAddr,
+    listener: Mutex<Option<TcpListener>>,
+    identity: ServerIdentity,
+    state: Mutex<State>,
+    faults: Faults,
+    connections: Connections,
+    pairings: Pairings,
+    presences: Presences,
+    handshakes: [AtomicU64; 3],
+    stopping: CancellationToken,
+}
+
+impl Emulator {
+    /// Loads the state and binds the listener; nothing is served yet.
+    pub async fn open(config: EmulatorConfig) -> Result<Self, EmulatorError> {
+        if !config.listen.ip().is_loopback() {
+            return Err(EmulatorError::NotLoopback(config.listen));
+        }
+        let folder = config.data_dir.as_deref();
+        let state = State::open(folder)?;
+        let identity = ServerIdentity::open(folder)?;
+        let bind = |source| EmulatorError::Bind { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        Ok(Self(Arc::new(Inner {
+            config,
+            address,
+            listener: Mutex::new(Some(listener)),
+            identity,
+            state: Mutex::new(state),
+            faults: Faults::default(),
+            connections: Connections::default(),
+            pairings: Pairings::default(),
+            presences: Presences::default(),
+            handshakes: Default::default(),
+            stopping: CancellationToken::new(),
+        })))
+    }
+
+    /// Serves `/ws/chat`, and `admin` for everything else, until `shutdown`; then every connection
+    /// is dropped.
+    pub async fn serve(&self, admin: axum::Router, shutdown: CancellationToken) -> Result<(), EmulatorError> {
+        let listener = lock::mutex(&self.0.listener).take().ok_or(EmulatorError::AlreadyServed)?;
+        server::serve(self.clone(), listener, admin, shutdown).await
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The URL a WhatsApp client is pointed at.
+    pub fn whatsapp_url(&self) -> String {
+        format!("ws://{}{}", self.0.address, server::PATH)
+    }
+
+    /// The account of this number, made if there is none; a name given replaces the known one.
+    ///
+    /// A text that is no phone number gives an account nobody can reach.
+    pub fn ensure_account(&self, phone: &str, push_name: &str) -> AccountInfo {
+        let digits = phone_digits(phone).unwrap_or_else(|| phone.to_owned());
+        let mut state = self.state();
+        if let Err(error) = ensure_account(&mut state, &digits, push_name) {
+            tracing::error!(%error, "cannot keep the account");
+        }
+        state.accounts.get(&digits).map(Account::info).unwrap_or_else(|| AccountInfo {
+            phone: digits,
+            lid: String::new(),
+            name: push_name.to_owned(),
+            handset_online: false,
+            devices: Vec::new(),
+        })
+    }
+
+    /// All accounts, by phone number.
+    pub fn accounts(&self) -> Vec<AccountInfo> {
+        let mut accounts: Vec<_> = self.state().accounts.values().map(Account::info).collect();
+        accounts.sort_by(|one, other| one.phone.cmp(&other.phone));
+        accounts
+    }
+
+    /// The group of this name, made if there is none; members not in it are added, and everybody
+    /// in it is told. Members without an account get one.
+    pub fn ensure_group(&self, subject: &str, members: &[String]) -> GroupInfo {
+        let members: Vec<_> =
+            members.iter().map(|member| phone_digits(member).unwrap_or_else(|| member.clone())).collect();
+        let mut state = self.state();
+        for member in &members {
+            if let Err(error) = ensure_account(&mut state, member, "") {
+                tracing::error!(%error, "cannot keep the account");
+            }
+        }
+        relay::group::ensure(&mut state, subject, &members, self.0.config.pn_only)
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> Vec<GroupInfo> {
+        self.state().groups.values().map(state::Group::info).collect()
+    }
+
+    /// Lets the handset of `phone` scan a pairing QR, making the account if there is none. Without
+    /// a number it is the account with the client's push name, or a new one.
+    pub async fn scan_qr(&self, qr: &str, phone: Option<&str>) -> Result<ScannedDevice, ScanError> {
+        handset::scan_qr(self, qr, phone).await
+    }
+
+    /// Types a pairing code into the handset of `phone`.
+    pub async fn enter_pair_code(&self, phone: &str, code: &str) -> Result<ScannedDevice, ScanError> {
+        handset::enter_pair_code(self, phone, code).await
+    }
+
+    /// Switches an emulated handset on or off. One that is on confirms the messages that reach it;
+    /// they are off at first. Returns false if there is no such account.
+    pub fn set_handset_online(&self, phone: &str, online: bool) -> bool {
+        let mut state = self.state();
+        let digits = phone_digits(phone).unwrap_or_default();
+        let Some(account) = state.accounts.get(&digits) else { return false };
+        let mut record = account.record.clone();
+        record.handset_online = online;
+        state.commit(Change::Account(record)).is_ok()
+    }
+
+    /// Switches a fault on; a one-shot one acts on the connections alive now.
+    pub fn set_fault(&self, fault: Fault, target: FaultTarget) {
+        if fault.is_one_shot() {
+            session::strike(self, fault, &target);
+        } else {
+            self.0.faults.set(fault, target);
+        }
+    }
+
+    /// Switches off the faults set for this target; `All` switches off everything.
+    pub fn clear_faults(&self, target: &FaultTarget) {
+        self.0.faults.clear(target);
+    }
+
+    /// The lasting faults that are switched on.
+    pub fn faults(&self) -> Vec<ActiveFault> {
+        self.0.faults.list()
+    }
+
+    /// Unlinks every device of an account, as from the phone; returns how many there were.
+    pub fn unlink(&self, phone: &str) -> usize {
+        session::unlink(self, &phone_digits(phone).unwrap_or_default())
+    }
+
+    /// Everything counted so far.
+    pub fn stats(&self) -> Stats {
+        let state = self.state();
+        state.counts.show(state.queued())
+    }
+
+    /// How clients shook hands so far.
+    pub fn handshakes(&self) -> HandshakeCounts {
+        let count = |pattern: Pattern| self.0.handshakes[pattern as usize].load(Ordering::Relaxed);
+        HandshakeCounts { xx: count(Pattern::Xx), ik: count(Pattern::Ik), xx_fallback: count(Pattern::XxFallback) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock::mutex(&self.0.state)
+    }
+
+    fn config(&self) -> &EmulatorConfig {
+        &self.0.config
+    }
+
+    fn identity(&self) -> &ServerIdentity {
+        &self.0.identity
+    }
+
+    fn fault_rules(&self) -> &Faults {
+        &self.0.faults
+    }
+
+    fn connections(&self) -> &Connections {
+        &self.0.connections
+    }
+
+    fn pairings(&self) -> &Pairings {
+        &self.0.pairings
+    }
+
+    fn presences(&self) -> &Presences {
+        &self.0.presences
+    }
+
+    fn stopping(&self) -> CancellationToken {
+        self.0.stopping.clone()
+    }
+
+    fn count_handshake(&self, pattern: Pattern) {
+        self.0.handshakes[pattern as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes the account if there is none; a name given replaces the known one.
+fn ensure_account(state: &mut State, phone: &str, name: &str) -> Result<(), EmulatorError> {
+    let record = match state.accounts.get(phone) {
+        None => Account::generate(phone, name, now())?,
+        Some(known) if name.is_empty() || known.record.name == name => return Ok(()),
+        Some(known) => {
+            let mut record = known.record.clone();
+            name.clone_into(&mut record.name);
+            record
+        }
+    };
+    state.commit(Change::Account(record)).map_err(|error| EmulatorError::NotKept(error.to_string()))
+}
+
+/// Unix seconds.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
+}

@@ -1,0 +1,44 @@
+//! The one listener: `/ws/chat` for WhatsApp clients, everything else to the router given.
+
+use axum::Router;
+use axum::extract::State;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::config::EmulatorError;
+use super::{Emulator, wire};
+
+/// Path of the WebSocket.
+pub(super) const PATH: &str = "/ws/chat";
+
+pub(super) async fn serve(
+    emulator: Emulator,
+    listener: TcpListener,
+    rest: Router,
+    shutdown: CancellationToken,
+) -> Result<(), EmulatorError> {
+    let stopping = emulator.stopping();
+    let router = Router::new().route(PATH, any(upgrade)).with_state(emulator).merge(rest);
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set no-delay");
+        }
+    });
+    let stop = async move {
+        shutdown.cancelled().await;
+        stopping.cancel();
+    };
+    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(EmulatorError::Serve)
+}
+
+async fn upgrade(State(emulator): State<Emulator>, upgrade: WebSocketUpgrade) -> Response {
+    if emulator.fault_rules().refuses_everybody() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    upgrade.on_upgrade(move |socket| wire::accept(emulator, socket))
+}

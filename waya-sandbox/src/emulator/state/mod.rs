@@ -1,0 +1,138 @@
+//! Everything the server knows: accounts, devices, groups, queues, counts.
+//!
+//! One `State` behind one lock, taken for moments and never across an await. Whatever must outlive
+//! the process goes through [`State::commit`]: written to the journal first, applied second, so
+//! that starting again is replaying the same changes.
+
+pub(crate) mod account;
+pub(crate) mod device;
+pub(crate) mod group;
+mod journal;
+mod queue;
+pub(crate) mod record;
+mod replay;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use bytes::Bytes;
+use whatsapp_rust::wacore_binary::{Jid, Server};
+
+pub(crate) use account::{Account, phone_digits};
+pub(crate) use device::{Device, Session};
+pub(crate) use group::Group;
+use journal::Journal;
+use record::{Change, DeviceKey, QueueEntry, Record};
+
+use super::config::EmulatorError;
+use super::stats::Counts;
+
+/// All state of one emulator.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) accounts: HashMap<String, Account>,
+    phone_of_lid: HashMap<String, String>,
+    pub(crate) groups: BTreeMap<String, Group>,
+    pub(crate) counts: Counts,
+    last_sequence: u64,
+    journal: Option<Journal>,
+}
+
+/// The journal could not be written: nothing was changed, nothing may be confirmed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the journal: {0}")]
+pub(crate) struct NotWritten(std::io::Error);
+
+impl State {
+    /// The state kept in `folder`, or an empty one that lives in memory.
+    pub(crate) fn open(folder: Option<&Path>) -> Result<Self, EmulatorError> {
+        let mut state = Self::default();
+        let Some(folder) = folder else { return Ok(state) };
+        let (mut journal, records) = Journal::open(folder)?;
+        for change in records.into_iter().filter_map(|record| record.change) {
+            state.apply(change);
+        }
+        let snapshot = state.snapshot();
+        journal
+            .rewrite(snapshot.into_iter())
+            .map_err(|source| EmulatorError::Data { path: folder.to_owned(), source })?;
+        state.journal = Some(journal);
+        Ok(state)
+    }
+
+    /// Writes a change down, then makes it.
+    pub(crate) fn commit(&mut self, change: Change) -> Result<(), NotWritten> {
+        let record = Record::from(change);
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.append(&record)
+        {
+            tracing::error!(%error, "cannot write the journal");
+            return Err(NotWritten(error));
+        }
+        if let Some(change) = record.change {
+            self.apply(change);
+        }
+        if self.journal.as_ref().is_some_and(Journal::is_bloated) {
+            self.rewrite_journal();
+        }
+        Ok(())
+    }
+
+    fn rewrite_journal(&mut self) {
+        let snapshot = self.snapshot();
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.rewrite(snapshot.into_iter())
+        {
+            tracing::warn!(%error, "cannot rewrite the journal; it goes on growing");
+        }
+    }
+
+    /// The account a user or device address belongs to, by number or by LID.
+    pub(crate) fn account_of(&self, jid: &Jid) -> Option<&Account> {
+        match jid.server {
+            Server::Pn | Server::Legacy => self.accounts.get(jid.user_base()),
+            Server::Lid => self.accounts.get(self.phone_of_lid.get(jid.user_base())?),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn device(&self, phone: &str, device: u16) -> Option<&Device> {
+        self.accounts.get(phone)?.devices.get(&device)
+    }
+
+    pub(crate) fn device_mut(&mut self, phone: &str, device: u16) -> Option<&mut Device> {
+        self.accounts.get_mut(phone)?.devices.get_mut(&device)
+    }
+
+    fn device_by_key(&mut self, key: &DeviceKey) -> Option<&mut Device> {
+        self.device_mut(&key.phone, u16::try_from(key.device).ok()?)
+    }
+
+    /// Makes a queue entry with the next place in line.
+    pub(crate) fn entry(&mut self, key: DeviceKey, class: &str, id: &str, from: String, stanza: Bytes) -> QueueEntry {
+        self.last_sequence += 1;
+        QueueEntry { key, sequence: self.last_sequence, class: class.to_owned(), id: id.to_owned(), from, stanza }
+    }
+
+    /// Hands freshly queued stanzas to those recipients that are logged in.
+    pub(crate) fn deliver(&self, entries: &[QueueEntry]) {
+        for entry in entries {
+            let live = u16::try_from(entry.key.device)
+                .ok()
+                .and_then(|device| self.device(&entry.key.phone, device))
+                .and_then(Device::live);
+            if let Some(connection) = live {
+                connection.send(entry.stanza.clone());
+            }
+        }
+    }
+
+    /// Stanzas kept for all devices together.
+    pub(crate) fn queued(&self) -> u64 {
+        self.accounts
+            .values()
+            .flat_map(|account| account.devices.values())
+            .map(|device| device.queue.len() as u64)
+            .sum()
+    }
+}

@@ -1,0 +1,217 @@
+//! The records of the journal: every change that outlives the process, one message each.
+//!
+//! Field numbers are never reused. Keys are private halves; the public ones are derived.
+
+use bytes::Bytes;
+
+/// One change of the state.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Record {
+    /// What changed.
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    pub change: Option<Change>,
+}
+
+/// The changes there are.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Change {
+    /// An account was made, or its name or handset changed.
+    #[prost(message, tag = "1")]
+    Account(AccountRecord),
+    /// A device was linked, or its registration changed.
+    #[prost(message, tag = "2")]
+    Device(DeviceRecord),
+    /// A device was unlinked.
+    #[prost(message, tag = "3")]
+    DeviceGone(DeviceKey),
+    /// A device handed in one-time keys.
+    #[prost(message, tag = "4")]
+    PreKeys(PreKeysRecord),
+    /// A one-time key was given away.
+    #[prost(message, tag = "5")]
+    PreKeyTaken(PreKeyTaken),
+    /// A group was made or changed.
+    #[prost(message, tag = "6")]
+    Group(GroupRecord),
+    /// A message was taken from its sender: counted, and queued for every recipient.
+    #[prost(message, tag = "7")]
+    Relayed(RelayedRecord),
+    /// Other stanzas were queued.
+    #[prost(message, tag = "8")]
+    Queued(QueuedRecord),
+    /// Queued stanzas were confirmed by their recipient.
+    #[prost(message, tag = "9")]
+    Confirmed(ConfirmedRecord),
+    /// The handset's app-state keys were queued for a device.
+    #[prost(message, tag = "10")]
+    KeysShared(DeviceKey),
+    /// How often a sender handed over each id (written when the journal is rewritten).
+    #[prost(message, tag = "11")]
+    Counts(CountsRecord),
+}
+
+/// A device of an account.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct DeviceKey {
+    /// The account's phone number.
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    /// The device number; 0 is the handset.
+    #[prost(uint32, tag = "2")]
+    pub device: u32,
+}
+
+/// An account and its handset.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AccountRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(string, tag = "2")]
+    pub lid: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub identity_private: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub signed_pre_key_private: Bytes,
+    #[prost(bytes = "bytes", tag = "6")]
+    pub signed_pre_key_signature: Bytes,
+    #[prost(uint32, tag = "7")]
+    pub registration_id: u32,
+    #[prost(uint32, tag = "8")]
+    pub raw_id: u32,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub app_state_key: Bytes,
+    #[prost(bool, tag = "10")]
+    pub handset_online: bool,
+    #[prost(uint32, tag = "11")]
+    pub last_device: u32,
+    #[prost(int64, tag = "12")]
+    pub created: i64,
+}
+
+/// A linked device, without its one-time keys and its queue.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DeviceRecord {
+    #[prost(message, required, tag = "1")]
+    pub key: DeviceKey,
+    #[prost(uint32, tag = "2")]
+    pub key_index: u32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub noise_public: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub identity_public: Bytes,
+    #[prost(uint32, tag = "5")]
+    pub registration_id: u32,
+    #[prost(uint32, tag = "6")]
+    pub signed_pre_key_id: u32,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub signed_pre_key_public: Bytes,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub signed_pre_key_signature: Bytes,
+    /// `ADVSignedDeviceIdentity` with the account's signature key in it.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub device_identity: Bytes,
+}
+
+/// A one-time key.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreKey {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub public: Bytes,
+}
+
+/// One-time keys a device handed in.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreKeysRecord {
+    #[prost(message, required, tag = "1")]
+    pub key: DeviceKey,
+    #[prost(message, repeated, tag = "2")]
+    pub pre_keys: Vec<PreKey>,
+}
+
+/// A one-time key that was given away.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PreKeyTaken {
+    #[prost(message, required, tag = "1")]
+    pub key: DeviceKey,
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+}
+
+/// A group.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GroupRecord {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub subject: String,
+    #[prost(string, repeated, tag = "3")]
+    pub members: Vec<String>,
+    #[prost(int64, tag = "4")]
+    pub created: i64,
+}
+
+/// A stanza kept for one device until it confirms it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QueueEntry {
+    #[prost(message, required, tag = "1")]
+    pub key: DeviceKey,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// `message`, `receipt` or `notification`.
+    #[prost(string, tag = "3")]
+    pub class: String,
+    #[prost(string, tag = "4")]
+    pub id: String,
+    /// The `from` the recipient sees; its confirmation names it in `to`.
+    #[prost(string, tag = "5")]
+    pub from: String,
+    /// The stanza as it goes out, marshalled.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub stanza: Bytes,
+}
+
+/// A message taken from its sender.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RelayedRecord {
+    #[prost(string, tag = "1")]
+    pub sender: String,
+    #[prost(string, tag = "2")]
+    pub id: String,
+    #[prost(message, repeated, tag = "3")]
+    pub entries: Vec<QueueEntry>,
+}
+
+/// Stanzas queued that are no counted messages.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QueuedRecord {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<QueueEntry>,
+}
+
+/// Stanzas a device confirmed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ConfirmedRecord {
+    #[prost(message, required, tag = "1")]
+    pub key: DeviceKey,
+    #[prost(uint64, repeated, tag = "2")]
+    pub sequences: Vec<u64>,
+}
+
+/// Counts of one sender.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CountsRecord {
+    #[prost(string, tag = "1")]
+    pub sender: String,
+    #[prost(map = "string, uint64", tag = "2")]
+    pub ids: std::collections::HashMap<String, u64>,
+}
+
+impl From<Change> for Record {
+    fn from(change: Change) -> Self {
+        Self { change: Some(change) }
+    }
+}

@@ -1,0 +1,120 @@
+//! How a change is made, live and when the journal is read back, and the shortest list of changes
+//! that leads to the present state.
+
+use super::State;
+use super::account::Account;
+use super::device::Device;
+use super::group::Group;
+use super::record::{
+    Change, ConfirmedRecord, CountsRecord, DeviceRecord, PreKeysRecord, QueueEntry, QueuedRecord, Record,
+};
+
+impl State {
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Account(record) => self.apply_account(record),
+            Change::Device(record) => self.apply_device(record),
+            Change::DeviceGone(key) => {
+                if let (Some(account), Ok(device)) = (self.accounts.get_mut(&key.phone), u16::try_from(key.device)) {
+                    account.devices.remove(&device);
+                }
+            }
+            Change::PreKeys(record) => {
+                if let Some(device) = self.device_by_key(&record.key) {
+                    device.pre_keys.extend(record.pre_keys);
+                }
+            }
+            Change::PreKeyTaken(taken) => {
+                if let Some(device) = self.device_by_key(&taken.key) {
+                    device.pre_keys.retain(|pre_key| pre_key.id != taken.id);
+                }
+            }
+            Change::Group(record) => {
+                self.groups.insert(record.id.clone(), Group { record });
+            }
+            Change::Relayed(record) => {
+                self.counts.of(&record.sender).relayed(&record.id, 1);
+                self.apply_queued(record.entries);
+            }
+            Change::Queued(record) => self.apply_queued(record.entries),
+            Change::Confirmed(record) => self.apply_confirmed(&record),
+            Change::KeysShared(key) => {
+                if let Some(device) = self.device_by_key(&key) {
+                    device.keys_shared = true;
+                }
+            }
+            Change::Counts(record) => {
+                for (id, times) in record.ids {
+                    self.counts.of(&record.sender).relayed(&id, times);
+                }
+            }
+        }
+    }
+
+    fn apply_account(&mut self, record: super::record::AccountRecord) {
+        if let Some(known) = self.accounts.get_mut(&record.phone) {
+            known.record = record;
+            return;
+        }
+        self.phone_of_lid.insert(record.lid.clone(), record.phone.clone());
+        if let Some(account) = Account::from_record(record) {
+            self.accounts.insert(account.phone().to_owned(), account);
+        }
+    }
+
+    fn apply_device(&mut self, record: DeviceRecord) {
+        let (Some(account), Ok(number)) = (self.accounts.get_mut(&record.key.phone), u16::try_from(record.key.device))
+        else {
+            return;
+        };
+        match account.devices.get_mut(&number) {
+            Some(known) => known.record = record,
+            None => drop(account.devices.insert(number, Device::new(record))),
+        }
+    }
+
+    fn apply_queued(&mut self, entries: Vec<QueueEntry>) {
+        for entry in entries {
+            self.last_sequence = self.last_sequence.max(entry.sequence);
+            let key = entry.key.clone();
+            if let Some(device) = self.device_by_key(&key) {
+                device.queue.push(entry);
+            }
+        }
+    }
+
+    fn apply_confirmed(&mut self, record: &ConfirmedRecord) {
+        if let Some(device) = self.device_by_key(&record.key) {
+            record.sequences.iter().for_each(|sequence| device.queue.remove(*sequence));
+        }
+    }
+
+    /// The records that lead from nothing to this state.
+    pub(super) fn snapshot(&self) -> Vec<Record> {
+        let mut changes = Vec::new();
+        for account in self.accounts.values() {
+            changes.push(Change::Account(account.record.clone()));
+            account.devices.values().for_each(|device| snapshot_device(device, &mut changes));
+        }
+        changes.extend(self.groups.values().map(|group| Change::Group(group.record.clone())));
+        changes.extend(
+            self.counts
+                .senders()
+                .map(|(phone, counts)| Change::Counts(CountsRecord { sender: phone.clone(), ids: counts.ids.clone() })),
+        );
+        changes.into_iter().map(Record::from).collect()
+    }
+}
+
+fn snapshot_device(device: &Device, changes: &mut Vec<Change>) {
+    let key = device.record.key.clone();
+    changes.push(Change::Device(device.record.clone()));
+    if !device.pre_keys.is_empty() {
+        let pre_keys = device.pre_keys.iter().cloned().collect();
+        changes.push(Change::PreKeys(PreKeysRecord { key: key.clone(), pre_keys }));
+    }
+    if device.keys_shared {
+        changes.push(Change::KeysShared(key));
+    }
+    changes.extend(device.queue.iter().map(|entry| Change::Queued(QueuedRecord { entries: vec![entry.clone()] })));
+}

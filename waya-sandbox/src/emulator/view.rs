@@ -1,0 +1,64 @@
+//! What the emulator shows of itself to the outside: plain, serialisable snapshots.
+
+use serde::Serialize;
+
+/// An account: one phone number with its handset and linked devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountInfo {
+    /// Digits, no plus sign.
+    pub phone: String,
+    /// The account's LID, digits only.
+    pub lid: String,
+    /// The push name.
+    pub name: String,
+    /// Whether the emulated handset is switched on (then it confirms what it receives).
+    pub handset_online: bool,
+    /// The linked devices, in the order they were linked.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// A linked device of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceInfo {
+    /// The device number within the account; the handset itself is 0 and not listed.
+    pub device: u16,
+    /// Whether it is logged in at this moment.
+    pub connected: bool,
+    /// Stanzas kept for it until it confirms them.
+    pub queued: usize,
+}
+
+/// A group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    /// `…@g.us`.
+    pub jid: String,
+    /// The group's name.
+    pub subject: String,
+    /// Phone numbers of the members, the creator first.
+    pub members: Vec<String>,
+}
+
+/// A client that was just linked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ScannedDevice {
+    /// The account it belongs to now.
+    pub phone: String,
+    /// Its device number.
+    pub device: u16,
+    /// `PHONE:DEVICE@s.whatsapp.net`.
+    pub jid: String,
+    /// `LID:DEVICE@lid`.
+    pub lid: String,
+}
+
+/// How often clients shook hands in each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct HandshakeCounts {
+    /// Without a known server key.
+    pub xx: u64,
+    /// With the known server key.
+    pub ik: u64,
+    /// With the key of another server, answered with this one's.
+    pub xx_fallback: u64,
+}

@@ -1,0 +1,84 @@
+//! The cheap handle by which everybody else speaks to a connection.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use whatsapp_rust::wacore_binary::{Node, marshal};
+
+use crate::emulator::lock;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What the writing half of a connection is told.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// A marshalled stanza.
+    Stanza(Bytes),
+    /// Everything before this is written, then the WebSocket is closed.
+    Close,
+    /// The socket is dropped without a word.
+    Cut,
+    /// Half a frame is written, then the socket is dropped.
+    CutMidFrame,
+}
+
+/// A live connection as seen by everybody but itself.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionHandle {
+    pub(crate) id: u64,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    answers: Arc<Mutex<HashMap<String, oneshot::Sender<Node>>>>,
+}
+
+impl ConnectionHandle {
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
+        let (outgoing, receiver) = mpsc::unbounded_channel();
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        (Self { id, outgoing, answers: Arc::default() }, receiver)
+    }
+
+    /// Queues a marshalled stanza; false if the connection is gone.
+    pub(crate) fn send(&self, stanza: Bytes) -> bool {
+        self.tell(Outgoing::Stanza(stanza))
+    }
+
+    /// Queues a stanza; false if the connection is gone or the stanza cannot be marshalled.
+    pub(crate) fn send_node(&self, node: &Node) -> bool {
+        match marshal(node) {
+            Ok(stanza) => self.send(stanza.into()),
+            Err(error) => {
+                tracing::error!(%error, tag = %node.tag, "cannot marshal a stanza");
+                false
+            }
+        }
+    }
+
+    pub(crate) fn tell(&self, what: Outgoing) -> bool {
+        self.outgoing.send(what).is_ok()
+    }
+
+    /// Sends a request of the server's own; the receiver gets the client's answer, or an error
+    /// when the connection ends first.
+    pub(crate) fn request(&self, id: &str, node: &Node) -> oneshot::Receiver<Node> {
+        let (sender, receiver) = oneshot::channel();
+        lock::mutex(&self.answers).insert(id.to_owned(), sender);
+        if !self.send_node(node) {
+            lock::mutex(&self.answers).remove(id);
+        }
+        receiver
+    }
+
+    /// Hands the client's answer to whoever asked; false if nobody did.
+    pub(super) fn answered(&self, id: &str, answer: Node) -> bool {
+        let asked = lock::mutex(&self.answers).remove(id);
+        asked.is_some_and(|sender| sender.send(answer).is_ok())
+    }
+
+    /// Fails every request still open.
+    pub(super) fn closed(&self) {
+        lock::mutex(&self.answers).clear();
+    }
+}
