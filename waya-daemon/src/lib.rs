@@ -13,6 +13,8 @@ pub mod bus;
 pub mod clock;
 pub mod store;
 
+pub mod settings;
+
 pub mod session;
 
 pub mod queue;
