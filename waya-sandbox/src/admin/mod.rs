@@ -1,0 +1,178 @@
+//! The admin HTTP under `/admin`: JSON in, JSON out, on the emulator's own loopback listener.
+//!
+//! Every handler is one call of [`SandboxControl`]. Bodies are read as JSON whatever content type
+//! they claim, so that a bare `curl -d` works.
+
+mod error;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::response::Json;
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::control::{ControlError, FaultRequest, InboxList, PeopleList, SandboxControl, SayRequest};
+use error::{AdminError, no_such_method, no_such_path, parse};
+
+type Control = State<Arc<dyn SandboxControl>>;
+type Answer<T> = Result<Json<T>, AdminError>;
+
+/// The routes, for the emulator to serve.
+pub fn router(control: Arc<dyn SandboxControl>) -> Router {
+    Router::new()
+        .route("/admin/people", get(people))
+        .route("/admin/inbox/{who}", get(inbox))
+        .route("/admin/say", post(say))
+        .route("/admin/read", post(read))
+        .route("/admin/autoread", post(autoread))
+        .route("/admin/offline", post(offline))
+        .route("/admin/online", post(online))
+        .route("/admin/fault", post(fault))
+        .route("/admin/faults", get(faults).delete(clear_faults))
+        .route("/admin/phone", post(phone))
+        .route("/admin/stats", get(stats))
+        .route("/admin/mock-phone/scan-qr", post(scan_qr))
+        .route("/admin/mock-phone/enter-code", post(enter_code))
+        .method_not_allowed_fallback(no_such_method)
+        .fallback(no_such_path)
+        .with_state(control)
+}
+
+#[derive(Deserialize)]
+struct Who {
+    who: String,
+}
+
+#[derive(Deserialize)]
+struct Autoread {
+    who: String,
+    on: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Switch {
+    Online,
+    Offline,
+}
+
+#[derive(Deserialize)]
+struct Phone {
+    state: Switch,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    target: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ScanFor {
+    phone: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Code {
+    phone: String,
+    code: String,
+}
+
+/// An answer with `"success": true` in front.
+#[derive(Serialize)]
+struct Done<T> {
+    success: bool,
+    #[serde(flatten)]
+    answer: T,
+}
+
+fn done<T>(answer: T) -> Json<Done<T>> {
+    Json(Done { success: true, answer })
+}
+
+async fn people(State(control): Control) -> Answer<PeopleList> {
+    Ok(Json(control.people().await?))
+}
+
+async fn inbox(State(control): Control, Path(who): Path<String>) -> Answer<InboxList> {
+    Ok(Json(control.inbox(&who).await?))
+}
+
+async fn say(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let request: SayRequest = parse(&body)?;
+    Ok(done(control.say(request).await?))
+}
+
+async fn read(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Who { who } = parse(&body)?;
+    Ok(done(control.read(&who).await?))
+}
+
+async fn autoread(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Autoread { who, on } = parse(&body)?;
+    let person = control.set_autoread(&who, on).await?;
+    Ok(done(json!({ "person": person, "autoread": on })))
+}
+
+async fn offline(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Who { who } = parse(&body)?;
+    let person = control.set_online(&who, false).await?;
+    Ok(done(json!({ "person": person, "online": false })))
+}
+
+async fn online(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Who { who } = parse(&body)?;
+    let person = control.set_online(&who, true).await?;
+    Ok(done(json!({ "person": person, "online": true })))
+}
+
+async fn fault(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let request: FaultRequest = parse(&body)?;
+    Ok(done(control.fault(request).await?))
+}
+
+async fn faults(State(control): Control) -> Answer<impl Serialize> {
+    let list = FaultRequest { kind: "list".to_owned(), ..FaultRequest::default() };
+    Ok(Json(control.fault(list).await?))
+}
+
+async fn clear_faults(State(control): Control, target: Query<Target>) -> Answer<impl Serialize> {
+    let off = FaultRequest { kind: "off".to_owned(), target: target.0.target, ..FaultRequest::default() };
+    Ok(done(control.fault(off).await?))
+}
+
+async fn phone(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Phone { state } = parse(&body)?;
+    let online = matches!(state, Switch::Online);
+    control.set_phone_online(online).await?;
+    Ok(done(json!({ "online": online })))
+}
+
+async fn stats(State(control): Control) -> Answer<Value> {
+    Ok(Json(control.stats().await?))
+}
+
+async fn scan_qr(
+    State(control): Control,
+    Query(ScanFor { phone }): Query<ScanFor>,
+    body: String,
+) -> Answer<impl Serialize> {
+    Ok(done(control.scan_qr(&body, phone.as_deref()).await?))
+}
+
+async fn enter_code(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Code { phone, code } = parse(&body)?;
+    Ok(done(control.enter_code(&phone, &code).await?))
+}
+
+impl From<ControlError> for AdminError {
+    fn from(error: ControlError) -> Self {
+        if error.status() >= 500 {
+            tracing::warn!(%error, "an admin request failed");
+        }
+        Self::new(error.status(), error.code(), error.to_string()).about(error.field())
+    }
+}

@@ -1,0 +1,205 @@
+//! Commands on the emulator and the people of this process.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use whatsapp_rust::prelude::Jid;
+
+use super::{
+    ControlError, FaultList, FaultRequest, FaultView, GroupView, InboxList, Linked, PeopleList, PersonView, ReadDone,
+    Said, SandboxControl, SayRequest,
+};
+use crate::emulator::{Emulator, Fault, FaultTarget};
+use crate::people::roster::{OWN_NAME, OWN_PHONE, digits};
+use crate::people::{People, Person};
+
+/// Emulator and people at hand.
+#[derive(Clone)]
+pub struct Local {
+    emulator: Emulator,
+    people: People,
+}
+
+impl Local {
+    /// Commands these two.
+    pub fn new(emulator: Emulator, people: People) -> Self {
+        Self { emulator, people }
+    }
+
+    fn person(&self, who: &str) -> Result<&Arc<Person>, ControlError> {
+        self.people.find(who).ok_or_else(|| self.unknown(who))
+    }
+
+    fn unknown(&self, who: &str) -> ControlError {
+        let names: Vec<_> = self.people.all().iter().map(|person| person.profile().name.as_str()).collect();
+        let known = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+        ControlError::UnknownPerson { who: who.to_owned(), known }
+    }
+
+    fn view(&self, person: &Person) -> PersonView {
+        let profile = person.profile();
+        PersonView::from(&self.emulator.ensure_account(&profile.phone, &profile.name))
+    }
+
+    /// The number that a name, a number or `me` stands for.
+    fn number(&self, who: &str) -> Result<String, ControlError> {
+        let who = who.trim();
+        if who.eq_ignore_ascii_case("me") || who.eq_ignore_ascii_case(OWN_NAME) {
+            return Ok(OWN_PHONE.to_owned());
+        }
+        if let Some(person) = self.people.find(who) {
+            return Ok(person.profile().phone.clone());
+        }
+        digits(who).ok_or_else(|| self.unknown(who))
+    }
+
+    fn group(&self, asked: &str) -> Result<GroupView, ControlError> {
+        let groups: Vec<GroupView> = self.emulator.groups().into_iter().map(Into::into).collect();
+        let asked = asked.trim();
+        let is_meant = |group: &&GroupView| group.id == asked || group.subject.to_lowercase() == asked.to_lowercase();
+        if let Some(group) = groups.iter().find(is_meant) {
+            return Ok(group.clone());
+        }
+        let known: Vec<_> = groups.iter().map(|group| group.subject.as_str()).collect();
+        Err(ControlError::UnknownGroup { group: asked.to_owned(), known: known.join(", ") })
+    }
+
+    /// Where a text goes: the address on the wire, and the chat as it is shown.
+    fn destination(&self, speaker: &Person, request: &SayRequest) -> Result<(Jid, String), ControlError> {
+        let Some(asked) = &request.group else {
+            let number = self.number(request.to.as_deref().unwrap_or("me"))?;
+            if number == speaker.profile().phone {
+                let problem = "people do not talk to themselves: name somebody else".to_owned();
+                return Err(ControlError::Invalid { field: "to", problem });
+            }
+            return Ok((Jid::pn(number.as_str()), format!("{number}@c.us")));
+        };
+        if request.to.is_some() {
+            let problem = "give either group or to, not both".to_owned();
+            return Err(ControlError::Invalid { field: "group", problem });
+        }
+        let group = self.group(asked)?;
+        if !group.members.contains(&speaker.profile().phone) {
+            let problem = format!("{} is not in {}", speaker.profile().name, group.subject);
+            return Err(ControlError::Invalid { field: "group", problem });
+        }
+        let jid = group
+            .id
+            .parse()
+            .map_err(|_| ControlError::Invalid { field: "group", problem: format!("{} is no group id", group.id) })?;
+        Ok((jid, group.id))
+    }
+
+    /// Whom a fault hits. The people come back from everything but these two, so by default those
+    /// are for the accounts under test.
+    fn targets(&self, fault: Fault, target: Option<&str>) -> Result<Vec<FaultTarget>, ControlError> {
+        match target.map(str::trim).filter(|target| !target.is_empty()) {
+            Some(all) if all.eq_ignore_ascii_case("all") => Ok(vec![FaultTarget::All]),
+            Some(who) => Ok(vec![FaultTarget::Phone(self.number(who)?)]),
+            None if matches!(fault, Fault::Replaced | Fault::LoggedOut) => Ok(self
+                .emulator
+                .accounts()
+                .into_iter()
+                .filter(|account| self.people.find(&account.phone).is_none())
+                .map(|account| FaultTarget::Phone(account.phone))
+                .collect()),
+            None => Ok(vec![FaultTarget::All]),
+        }
+    }
+
+    fn clear(&self, target: Option<&str>) -> Result<(), ControlError> {
+        let target = match target.map(str::trim) {
+            None | Some("" | "all") => FaultTarget::All,
+            Some(who) => FaultTarget::Phone(self.number(who)?),
+        };
+        self.emulator.clear_faults(&target);
+        Ok(())
+    }
+
+    fn active(&self) -> FaultList {
+        FaultList { faults: self.emulator.faults().into_iter().map(FaultView::from).collect() }
+    }
+}
+
+#[async_trait]
+impl SandboxControl for Local {
+    async fn people(&self) -> Result<PeopleList, ControlError> {
+        let people = self.people.all().iter().map(|person| self.view(person)).collect();
+        let mut groups: Vec<GroupView> = self.emulator.groups().into_iter().map(Into::into).collect();
+        groups.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(PeopleList { people, groups })
+    }
+
+    async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
+        Ok(InboxList { messages: self.person(who)?.inbox().entries() })
+    }
+
+    async fn say(&self, request: SayRequest) -> Result<Said, ControlError> {
+        let speaker = self.person(&request.from)?;
+        if request.text.is_empty() {
+            return Err(ControlError::NothingToSay);
+        }
+        let (jid, chat) = self.destination(speaker, &request)?;
+        let id = speaker.say(jid, &request.text).await?;
+        Ok(Said { id, chat })
+    }
+
+    async fn read(&self, who: &str) -> Result<ReadDone, ControlError> {
+        let person = self.person(who)?;
+        let read = person.read().await?;
+        Ok(ReadDone { person: self.view(person), read })
+    }
+
+    async fn set_autoread(&self, who: &str, on: bool) -> Result<PersonView, ControlError> {
+        let person = self.person(who)?;
+        person.set_autoread(on).await?;
+        Ok(self.view(person))
+    }
+
+    async fn set_online(&self, who: &str, online: bool) -> Result<PersonView, ControlError> {
+        let person = self.person(who)?;
+        if online {
+            person.go_online().await?;
+        } else {
+            person.go_offline().await?;
+        }
+        Ok(self.view(person))
+    }
+
+    async fn fault(&self, request: FaultRequest) -> Result<FaultList, ControlError> {
+        let target = request.target.as_deref();
+        match request.text().as_str() {
+            "off" => self.clear(target)?,
+            "list" => {}
+            text => {
+                let fault: Fault = text
+                    .parse()
+                    .map_err(|error| ControlError::Invalid { field: "kind", problem: format!("{error}") })?;
+                for target in self.targets(fault, target)? {
+                    self.emulator.set_fault(fault, target);
+                }
+            }
+        }
+        Ok(self.active())
+    }
+
+    async fn set_phone_online(&self, online: bool) -> Result<(), ControlError> {
+        if self.emulator.set_handset_online(OWN_PHONE, online) {
+            return Ok(());
+        }
+        let problem = format!("the phone {OWN_PHONE} cannot be switched now");
+        Err(ControlError::Invalid { field: "phone", problem })
+    }
+
+    async fn stats(&self) -> Result<serde_json::Value, ControlError> {
+        Ok(serde_json::to_value(self.emulator.stats())?)
+    }
+
+    async fn scan_qr(&self, qr: &str, phone: Option<&str>) -> Result<Linked, ControlError> {
+        Ok(self.emulator.scan_qr(qr.trim(), phone).await?.into())
+    }
+
+    async fn enter_code(&self, phone: &str, code: &str) -> Result<Linked, ControlError> {
+        Ok(self.emulator.enter_pair_code(phone, code).await?.into())
+    }
+}

@@ -1,0 +1,216 @@
+//! What is asked of a sandbox and what it answers, in the shapes of the admin HTTP.
+
+use serde::{Deserialize, Serialize};
+
+use crate::emulator::{AccountInfo, ActiveFault, FaultTarget, GroupInfo, ScannedDevice};
+use crate::people::inbox::InboxEntry;
+
+/// The simulated people and the groups. The own account is not among the people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeopleList {
+    /// In the order of their numbers.
+    pub people: Vec<PersonView>,
+    /// The group of the own account and the first people comes first.
+    pub groups: Vec<GroupView>,
+}
+
+/// One simulated person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonView {
+    /// The push name.
+    pub name: String,
+    /// Digits with the country code.
+    pub number: String,
+    /// `…@lid`.
+    pub lid: String,
+}
+
+impl From<&AccountInfo> for PersonView {
+    fn from(account: &AccountInfo) -> Self {
+        Self { name: account.name.clone(), number: account.phone.clone(), lid: format!("{}@lid", account.lid) }
+    }
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// `…@g.us`.
+    pub id: String,
+    /// Its name.
+    pub subject: String,
+    /// The members' numbers.
+    pub members: Vec<String>,
+}
+
+impl From<GroupInfo> for GroupView {
+    fn from(group: GroupInfo) -> Self {
+        Self { id: group.jid, subject: group.subject, members: group.members }
+    }
+}
+
+/// What one person received, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxList {
+    /// One row per chat, sender and id.
+    pub messages: Vec<InboxEntry>,
+}
+
+/// A text for a person to send. With neither `group` nor `to` it goes to the own account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SayRequest {
+    /// Who speaks: a name or a number.
+    #[serde(alias = "who")]
+    pub from: String,
+    /// The text, sent byte for byte.
+    pub text: String,
+    /// A group's id or subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Another person's name or number, `me`, or any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// A text that is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The message id.
+    pub id: String,
+    /// The chat it was sent to: `…@c.us` or `…@g.us`.
+    pub chat: String,
+}
+
+/// What a person read just now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadDone {
+    /// Who.
+    pub person: PersonView,
+    /// How many messages.
+    pub read: usize,
+}
+
+/// A fault to switch on. `off` switches all off (of the target, where one is named), `list` nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRequest {
+    /// The fault's words, for example `ack-delay 200`; the number may stand in `args` instead.
+    #[serde(alias = "fault")]
+    pub kind: String,
+    /// Further words.
+    #[serde(default)]
+    pub args: Words,
+    /// A name, a number, `me`, or `all`. Without it the fault hits everybody, but `replaced` and
+    /// `logged-out` spare the simulated people.
+    #[serde(default, alias = "who", skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// Words given as a list or as one value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Words {
+    /// `["200"]` or `[200]`.
+    Many(Vec<Word>),
+    /// `"200"` or `200`.
+    One(Word),
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+/// A word given as text or as a number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Word {
+    /// As text.
+    Text(String),
+    /// As a number.
+    Number(u64),
+}
+
+impl FaultRequest {
+    /// The whole text of the fault, as the emulator reads it.
+    pub fn text(&self) -> String {
+        let args = match &self.args {
+            Words::Many(words) => words.as_slice(),
+            Words::One(word) => std::slice::from_ref(word),
+        };
+        let mut text = self.kind.trim().to_owned();
+        for word in args {
+            text.push(' ');
+            match word {
+                Word::Text(word) => text.push_str(word),
+                Word::Number(number) => text.push_str(&number.to_string()),
+            }
+        }
+        text
+    }
+}
+
+/// The faults that are on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultList {
+    /// In no particular order.
+    pub faults: Vec<FaultView>,
+}
+
+/// A fault that is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultView {
+    /// For example `ack-delay 200`.
+    pub fault: String,
+    /// `all` or a number.
+    pub target: String,
+}
+
+impl From<ActiveFault> for FaultView {
+    fn from(active: ActiveFault) -> Self {
+        let target = match active.target {
+            FaultTarget::All => "all".to_owned(),
+            FaultTarget::Phone(phone) => phone,
+        };
+        Self { fault: active.fault.to_string(), target }
+    }
+}
+
+/// A client that was just linked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// The account it belongs to now.
+    pub phone: String,
+    /// Its device number.
+    pub device: u16,
+    /// `PHONE:DEVICE@s.whatsapp.net`.
+    pub jid: String,
+    /// `LID:DEVICE@lid`.
+    pub lid: String,
+}
+
+impl From<ScannedDevice> for Linked {
+    fn from(device: ScannedDevice) -> Self {
+        Self { phone: device.phone, device: device.device, jid: device.jid, lid: device.lid }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_read_however_its_number_is_given() {
+        for body in [
+            r#"{"kind":"ack-delay","args":["200"]}"#,
+            r#"{"kind":"ack-delay","args":[200]}"#,
+            r#"{"kind":"ack-delay","args":200}"#,
+            r#"{"kind":"ack-delay","args":"200"}"#,
+            r#"{"kind":"ack-delay 200"}"#,
+            r#"{"fault":"ack-delay 200"}"#,
+        ] {
+            let request: FaultRequest = serde_json::from_str(body).unwrap();
+            assert_eq!(request.text(), "ack-delay 200", "{body}");
+        }
+    }
+}

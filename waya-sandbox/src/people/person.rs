@@ -1,0 +1,139 @@
+//! One simulated person: what the sandbox can ask of them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use whatsapp_rust::prelude::{Client, Jid, MessageBuilderExt, wa};
+
+use super::PeopleError;
+use super::inbox::Inbox;
+use super::keys::Keys;
+use super::link::{Link, LinkState};
+use super::reader::Reader;
+use super::roster::Profile;
+use crate::emulator::Emulator;
+
+/// How long a request waits for the person's connection to come (back) up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A handle on one person; the connection itself lives in a task.
+pub struct Person {
+    profile: Profile,
+    inbox: Arc<Inbox>,
+    reader: Arc<Reader>,
+    state: Arc<watch::Sender<LinkState>>,
+    wanted: watch::Sender<bool>,
+}
+
+impl Person {
+    /// Opens what is kept of the person in `folder` and returns the task that connects them.
+    pub(super) fn open(
+        profile: Profile,
+        folder: Option<&Path>,
+        emulator: &Emulator,
+        shutdown: CancellationToken,
+    ) -> Result<(Self, Link), PeopleError> {
+        if let Some(folder) = folder {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| PeopleError::Folder { path: folder.to_owned(), source })?;
+        }
+        let file = |name: &str| folder.map(|folder| folder.join(name));
+        let inbox = Arc::new(Inbox::open(file("inbox.log").as_deref())?);
+        let reader = Arc::new(Reader::new(inbox.clone()));
+        let state = Arc::new(watch::Sender::new(LinkState::Offline));
+        let wanted = watch::Sender::new(false);
+        let link = Link {
+            profile: profile.clone(),
+            emulator: emulator.clone(),
+            keys: Keys::new(file("keys.db")),
+            inbox: inbox.clone(),
+            reader: reader.clone(),
+            state: state.clone(),
+            wanted: wanted.clone(),
+            shutdown,
+        };
+        Ok((Self { profile, inbox, reader, state, wanted }, link))
+    }
+
+    /// Name and number.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// What the person received.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Whether the person is connected at this moment.
+    pub fn is_online(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Online(_))
+    }
+
+    /// Comes online: pairs if need be, and returns once messages flow.
+    pub async fn go_online(&self) -> Result<(), PeopleError> {
+        self.wanted.send_replace(true);
+        self.client().await.map(drop)
+    }
+
+    /// Goes offline and returns once the connection is closed; the server queues from then on.
+    pub async fn go_offline(&self) -> Result<(), PeopleError> {
+        self.wanted.send_replace(false);
+        let mut state = self.state.subscribe();
+        let offline = state.wait_for(|state| matches!(state, LinkState::Offline));
+        timeout(CONNECT_TIMEOUT, offline).await.map(drop).map_err(|_| self.stuck())
+    }
+
+    /// Sends a text and returns its message id once it is on its way to the server.
+    pub async fn say(&self, to: Jid, text: &str) -> Result<String, PeopleError> {
+        let client = self.client().await?;
+        let sent = timeout(CONNECT_TIMEOUT, client.send_message(to, wa::Message::text(text)))
+            .await
+            .map_err(|_| self.stuck())?
+            .map_err(|error| PeopleError::NotSent(error.to_string()))?;
+        Ok(sent.message_id)
+    }
+
+    /// Reads everything unread and returns how many messages that were.
+    pub async fn read(&self) -> Result<usize, PeopleError> {
+        let client = self.client().await?;
+        timeout(CONNECT_TIMEOUT, self.reader.read(&client, false)).await.map_err(|_| self.stuck())?
+    }
+
+    /// Switches reading at once on or off; switched on, what is unread is read now if the person is
+    /// online, else when they come back.
+    pub async fn set_autoread(&self, on: bool) -> Result<(), PeopleError> {
+        self.inbox.set_autoread(on)?;
+        if on && *self.wanted.borrow() {
+            self.read().await?;
+        }
+        Ok(())
+    }
+
+    /// The connected client, waited for while the person is meant to be online.
+    async fn client(&self) -> Result<Arc<Client>, PeopleError> {
+        let mut wanted = self.wanted.subscribe();
+        let mut state = self.state.subscribe();
+        let online = async {
+            let state = state.wait_for(|state| matches!(state, LinkState::Online(_))).await;
+            match state.as_deref() {
+                Ok(LinkState::Online(client)) => Some(client.clone()),
+                _ => None,
+            }
+        };
+        let found = tokio::select! {
+            biased;
+            _ = wanted.wait_for(|on| !*on) => return Err(PeopleError::Offline(self.profile.name.clone())),
+            found = timeout(CONNECT_TIMEOUT, online) => found,
+        };
+        found.ok().flatten().ok_or_else(|| self.stuck())
+    }
+
+    fn stuck(&self) -> PeopleError {
+        PeopleError::Stuck(self.profile.name.clone())
+    }
+}
