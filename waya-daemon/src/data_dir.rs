@@ -36,7 +36,9 @@ impl Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// It cannot be made, read or written.
-    #[error("cannot use the data folder {path}: {cause}; check its owner and permissions, or give another with --data-dir")]
+    #[error(
+        "cannot use the data folder {path}: {cause}; check its owner and permissions, or give another with --data-dir"
+    )]
     Io {
         /// The folder, or the file in it.
         path: PathBuf,
@@ -98,14 +100,8 @@ impl DataDir {
 fn lock(dir: &Path) -> Result<File, DataDirError> {
     let path = dir.join("lock");
     let io = |cause| DataDirError::Io { path: path.clone(), cause };
-    let mut file = OpenOptions::new()
-        .create(true)
-        .read(true)
-        .write(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io)?;
+    let mut file =
+        OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -165,7 +161,10 @@ mod tests {
         let held = DataDir::open(&path, Kind::Real).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         let refused = DataDir::open(&path, Kind::Real).unwrap_err();
-        assert!(matches!(refused, DataDirError::InUse { pid: Some(pid), .. } if pid == std::process::id()), "{refused}");
+        assert!(
+            matches!(refused, DataDirError::InUse { pid: Some(pid), .. } if pid == std::process::id()),
+            "{refused}"
+        );
         drop(held);
         let refused = DataDir::open(&path, Kind::Sandbox).unwrap_err().to_string();
         assert!(refused.contains("belongs to a real account; start waya-daemon"), "{refused}");

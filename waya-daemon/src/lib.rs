@@ -20,3 +20,8 @@ pub mod session;
 pub mod queue;
 
 pub mod dispatch;
+
+pub mod args;
+pub mod config;
+pub mod data_dir;
+pub mod logging;

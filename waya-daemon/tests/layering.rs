@@ -85,7 +85,8 @@ fn modules_import_only_what_the_architecture_allows() {
         // Tests stand on whatever they need.
         let text = std::fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        if relative.file_name().is_some_and(|name| name == "tests.rs") || relative.to_str().unwrap().contains("/tests/") {
+        if relative.file_name().is_some_and(|name| name == "tests.rs") || relative.to_str().unwrap().contains("/tests/")
+        {
             continue;
         }
         for name in named(code) {

@@ -16,8 +16,7 @@ pub(super) fn read(given: Option<&PathBuf>, profile: &str) -> Result<Vec<Found>,
             None => return Ok(Vec::new()),
         },
     };
-    let text =
-        std::fs::read_to_string(&path).map_err(|cause| ConfigError::Unreadable { path: path.clone(), cause })?;
+    let text = std::fs::read_to_string(&path).map_err(|cause| ConfigError::Unreadable { path: path.clone(), cause })?;
     parse(&path, &text)
 }
 

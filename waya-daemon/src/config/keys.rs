@@ -122,16 +122,17 @@ pub(super) fn apply(config: &mut Config, found: Found) -> Result<(), ConfigError
     Err(ConfigError::UnknownKey { place: found.origin, key: found.key, hint })
 }
 
-/// The nearest known key, for a slip of the fingers.
+/// The nearest known key, for a slip of the fingers; else all keys of the section.
 fn hint(key: &str) -> String {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    names()
-        .map(|name| (distance(name, key), name))
-        .chain(names().filter(|name| last(name) == last(key)).map(|name| (1, name)))
-        .min()
-        .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, name)| format!("; did you mean {name}?"))
-        .unwrap_or_default()
+    let near = names().map(|name| (distance(name, key), name)).min().filter(|(distance, _)| *distance <= 2);
+    if let Some((_, name)) = near {
+        return format!("; did you mean {name}?");
+    }
+    let section = key.split_once('.').map(|(section, _)| section);
+    let of_section: Vec<_> =
+        names().filter(|name| name.split_once('.').map(|(section, _)| section) == section).collect();
+    let known = if of_section.is_empty() { names().collect() } else { of_section };
+    format!("; known keys: {}", known.join(", "))
 }
 
 /// Levenshtein's distance, over bytes: keys are short and ASCII.

@@ -112,10 +112,7 @@ impl Config {
             [("--http", "http.addr", &args.http), ("--log-format", "log.format", &args.log_format)]
         {
             if let Some(value) = value {
-                keys::apply(
-                    &mut config,
-                    Found { key: key.to_owned(), value: value.clone(), origin: flag.to_owned() },
-                )?;
+                keys::apply(&mut config, Found { key: key.to_owned(), value: value.clone(), origin: flag.to_owned() })?;
             }
         }
         Ok(config)
