@@ -213,11 +213,16 @@ impl Faults {
             .find_map(|fault| pick(*fault))
     }
 
-    pub(super) fn ack_fate(&self, phone: &str) -> AckFate {
-        let refused = self.find(phone, |fault| match fault {
-            Fault::Nack { code } => Some(AckFate::Refused(code)),
+    /// The code this phone's messages are refused with.
+    pub(super) fn nack_code(&self, phone: &str) -> Option<u16> {
+        self.find(phone, |fault| match fault {
+            Fault::Nack { code } => Some(code),
             _ => None,
-        });
+        })
+    }
+
+    pub(super) fn ack_fate(&self, phone: &str) -> AckFate {
+        let refused = self.nack_code(phone).map(AckFate::Refused);
         let lost = || self.find(phone, |fault| (fault == Fault::AckLost).then_some(AckFate::Lost));
         let late = || {
             self.find(phone, |fault| match fault {

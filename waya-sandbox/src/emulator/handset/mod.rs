@@ -1,36 +1,48 @@
 //! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys.
+//!
+//! A handset decrypts nothing: what is sent to it is at most confirmed, when it is switched on.
 
-use whatsapp_rust::waproto::whatsapp as wa;
+pub(crate) mod adv;
+mod keys;
+mod pairing;
+mod pairing_code;
+mod waiting;
 
-use super::wire::ConnectionHandle;
+use super::state::phone_digits;
 use super::{Emulator, ScanError, ScannedDevice};
 
-#[derive(Debug, Default)]
-pub(crate) struct Pairings {}
+pub(crate) use keys::{share_keys, share_keys_if_due};
+pub(crate) use pairing_code::{take_finish, take_hello};
+pub(crate) use waiting::{Pairings, big_endian, offer_pairing};
 
-impl Pairings {
-    pub(crate) fn forget(&self, _connection: &ConnectionHandle) {}
+/// Lets a handset scan a pairing QR.
+pub(crate) async fn scan_qr(emulator: &Emulator, qr: &str, phone: Option<&str>) -> Result<ScannedDevice, ScanError> {
+    let qr = waiting::Qr::parse(qr)?;
+    let waiting = emulator.pairings().by_qr(&qr).ok_or(ScanError::UnknownCode)?;
+    let phone = match phone {
+        Some(phone) => phone_digits(phone).ok_or_else(|| ScanError::BadPhone(phone.to_owned()))?,
+        None => phone_of_name(emulator, &waiting.push_name),
+    };
+    pairing::link(emulator, &waiting, &phone, &qr.adv_secret).await
 }
 
-pub(crate) fn offer_pairing(
-    _emulator: &Emulator,
-    _connection: &ConnectionHandle,
-    _client_static: [u8; 32],
-    _payload: &wa::ClientPayload,
-) -> Option<()> {
-    Some(())
+/// Types a pairing code into a handset.
+pub(crate) async fn enter_pair_code(emulator: &Emulator, phone: &str, code: &str) -> Result<ScannedDevice, ScanError> {
+    let digits = phone_digits(phone).ok_or_else(|| ScanError::BadPhone(phone.to_owned()))?;
+    pairing_code::enter(emulator, &digits, code).await
 }
 
-pub(crate) async fn scan_qr(_emulator: &Emulator, _qr: &str, _phone: Option<&str>) -> Result<ScannedDevice, ScanError> {
-    Err(ScanError::UnknownCode)
+/// The account with this push name, or a number nobody has yet.
+fn phone_of_name(emulator: &Emulator, name: &str) -> String {
+    let state = emulator.state();
+    let known = state.accounts.values().find(|account| account.record.name == name);
+    if let Some(account) = known.filter(|_| !name.is_empty()) {
+        return account.phone().to_owned();
+    }
+    loop {
+        let phone = format!("62899{:08}", rand::random_range(0..100_000_000_u32));
+        if !state.accounts.contains_key(&phone) {
+            return phone;
+        }
+    }
 }
-
-pub(crate) async fn enter_pair_code(
-    _emulator: &Emulator,
-    _phone: &str,
-    _code: &str,
-) -> Result<ScannedDevice, ScanError> {
-    Err(ScanError::UnknownCode)
-}
-
-pub(crate) fn share_keys_if_due(_emulator: &Emulator, _phone: &str, _device: u16) {}

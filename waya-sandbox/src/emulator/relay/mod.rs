@@ -4,3 +4,60 @@ pub(crate) mod group;
 pub(crate) mod message;
 pub(crate) mod presence;
 pub(crate) mod receipt;
+
+use whatsapp_rust::wacore_binary::{Jid, NodeRef, Server};
+
+use super::state::{Account, State};
+
+/// Whether a user address is a phone number or a LID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespace {
+    Pn,
+    Lid,
+}
+
+impl Namespace {
+    /// The namespace of a user address.
+    pub(crate) fn of(jid: &Jid) -> Self {
+        if jid.server == Server::Lid { Self::Lid } else { Self::Pn }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Pn => Self::Lid,
+            Self::Lid => Self::Pn,
+        }
+    }
+
+    /// An account's device, named in this namespace.
+    pub(crate) fn device(self, account: &Account, device: u16) -> Jid {
+        match self {
+            Self::Pn => Jid::pn_device(account.phone(), device),
+            Self::Lid => Jid::lid_device(account.record.lid.as_str(), device),
+        }
+    }
+
+    /// An account, named in this namespace.
+    pub(crate) fn user(self, account: &Account) -> Jid {
+        self.device(account, 0)
+    }
+}
+
+/// One name for the other side of a queued stanza, whichever namespace and device it was given
+/// with: a phone number for people, the address itself for everything else.
+pub(crate) fn canonical(state: &State, jid: &Jid) -> String {
+    match state.account_of(jid) {
+        Some(account) => account.phone().to_owned(),
+        None => jid.to_non_ad_string(),
+    }
+}
+
+/// An attribute as an address.
+pub(crate) fn jid_attr(node: &NodeRef<'_>, name: &str) -> Option<Jid> {
+    node.get_attr(name)?.to_jid()
+}
+
+/// An attribute as text.
+pub(crate) fn text_attr(node: &NodeRef<'_>, name: &str) -> Option<String> {
+    Some(node.get_attr(name)?.as_str().into_owned())
+}

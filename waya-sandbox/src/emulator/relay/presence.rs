@@ -1,9 +1,112 @@
-use crate::emulator::Emulator;
+//! Presence and typing: passed to those who are there now, never kept.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Node, NodeRef, Server};
+
+use super::{Namespace, jid_attr, text_attr};
 use crate::emulator::session::Session;
-use crate::emulator::state::State;
-use whatsapp_rust::wacore_binary::NodeRef;
+use crate::emulator::state::{Account, Device, State};
+use crate::emulator::{Emulator, ensure_account, lock, now};
+
+/// Who is available, and who wants to know about whom.
 #[derive(Debug, Default)]
-pub(crate) struct Presences {}
-pub(crate) fn take(_session: &Session, _phone: &str, _device: u16, _node: &NodeRef<'_>) {}
-pub(crate) fn take_chatstate(_session: &Session, _phone: &str, _device: u16, _node: &NodeRef<'_>) {}
-pub(crate) fn left(_emulator: &Emulator, _state: &State, _phone: &str, _device: u16) {}
+pub(crate) struct Presences {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    available: HashSet<(String, u16)>,
+    /// Watched phone → watching devices, each with the namespace it asked in.
+    watchers: HashMap<String, HashMap<(String, u16), Namespace>>,
+}
+
+/// Takes a presence stanza: the own state, or the wish to know somebody else's.
+pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let emulator = &session.emulator;
+    let mut state = emulator.state();
+    match text_attr(node, "type").as_deref() {
+        Some("subscribe") => subscribe(session, &state, phone, device, node),
+        Some("unavailable") => left(emulator, &state, phone, device),
+        _ => {
+            let name = text_attr(node, "name").unwrap_or_default();
+            if let Err(error) = ensure_account(&mut state, phone, &name) {
+                tracing::error!(%error, "cannot keep the name");
+            }
+            let fresh = lock::mutex(&emulator.presences().inner).available.insert((phone.to_owned(), device));
+            if fresh {
+                tell_watchers(emulator, &state, phone, true);
+            }
+        }
+    }
+}
+
+/// A device went away or said so.
+pub(crate) fn left(emulator: &Emulator, state: &State, phone: &str, device: u16) {
+    let mut inner = lock::mutex(&emulator.presences().inner);
+    let was = inner.available.remove(&(phone.to_owned(), device));
+    let still = inner.available.iter().any(|(known, _)| known == phone);
+    drop(inner);
+    if was && !still {
+        tell_watchers(emulator, state, phone, false);
+    }
+}
+
+fn subscribe(session: &Session, state: &State, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let Some(whom) = jid_attr(node, "to") else { return };
+    let Some(account) = state.account_of(&whom) else { return };
+    let namespace = Namespace::of(&whom);
+    let mut inner = lock::mutex(&session.emulator.presences().inner);
+    let watchers = inner.watchers.entry(account.phone().to_owned()).or_default();
+    watchers.insert((phone.to_owned(), device), namespace);
+    if inner.available.iter().any(|(known, _)| known == account.phone()) {
+        session.connection.send_node(&presence(account, namespace, true));
+    }
+}
+
+fn tell_watchers(emulator: &Emulator, state: &State, phone: &str, available: bool) {
+    let Some(account) = state.accounts.get(phone) else { return };
+    let inner = lock::mutex(&emulator.presences().inner);
+    let Some(watchers) = inner.watchers.get(phone) else { return };
+    for ((watcher, device), namespace) in watchers {
+        if let Some(connection) = state.device(watcher, *device).and_then(Device::live) {
+            connection.send_node(&presence(account, *namespace, available));
+        }
+    }
+}
+
+fn presence(account: &Account, namespace: Namespace, available: bool) -> Node {
+    let node = NodeBuilder::new("presence").attr("from", namespace.user(account));
+    if available {
+        return node.build();
+    }
+    node.attr("type", "unavailable").attr("last", now()).build()
+}
+
+/// Takes a typing notice and passes it to the devices of the person addressed that are there.
+pub(crate) fn take_chatstate(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let Some(to) = jid_attr(node, "to") else { return };
+    let state = session.emulator.state();
+    let Some(sender) = state.accounts.get(phone) else { return };
+    let children: Vec<_> = node.children().unwrap_or_default().iter().map(NodeRef::to_owned).collect();
+    if let Some(group) = state.groups.get(to.user.as_str()).filter(|_| to.server == Server::Group) {
+        let participant = Namespace::Pn.device(sender, device);
+        let stanza =
+            NodeBuilder::new("chatstate").attr("from", &to).attr("participant", participant).children(children).build();
+        let members = group.record.members.iter().filter(|member| *member != phone);
+        members.filter_map(|member| state.accounts.get(member)).for_each(|to| send_live(to, &stanza));
+    } else if let Some(account) = state.account_of(&to) {
+        let from = Namespace::of(&to).device(sender, device);
+        let stanza = NodeBuilder::new("chatstate").attr("from", from).children(children).build();
+        send_live(account, &stanza);
+    }
+}
+
+fn send_live(account: &Account, stanza: &Node) {
+    for connection in account.devices.values().filter_map(Device::live) {
+        connection.send_node(stanza);
+    }
+}

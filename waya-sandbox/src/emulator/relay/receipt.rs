@@ -1,4 +1,166 @@
+//! Receipts and acks of clients: they empty the queue, and receipts go on to the author.
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
+
+use super::message::{Handed, handsets_reached, queue_for};
+use super::{Namespace, canonical, jid_attr, text_attr};
 use crate::emulator::session::Session;
-use whatsapp_rust::wacore_binary::NodeRef;
-pub(crate) fn take(_session: &Session, _phone: &str, _device: u16, _node: &NodeRef<'_>) {}
-pub(crate) fn take_ack(_session: &Session, _phone: &str, _device: u16, _node: &NodeRef<'_>) {}
+use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
+use crate::emulator::state::{Account, State};
+use crate::emulator::{Emulator, handset, now};
+
+/// Takes a receipt: acks it, empties the queue, passes it on.
+pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let (Some(id), Some(to)) = (text_attr(node, "id"), jid_attr(node, "to")) else {
+        return tracing::debug!("a receipt without id or addressee");
+    };
+    let kind = text_attr(node, "type").unwrap_or_default();
+    let author = jid_attr(node, "participant").filter(|_| !is_person(&to)).unwrap_or_else(|| to.clone());
+    let mut state = session.emulator.state();
+    for id in ids(node, &id) {
+        confirm(&mut state, phone, device, "message", &id, &to);
+    }
+    forward(
+        &session.emulator,
+        &mut state,
+        phone,
+        device,
+        &Receipt { node, id: &id, kind: &kind, to: &to, author: &author },
+    );
+    session.connection.send_node(&ack(node, &id, &to));
+}
+
+/// Takes a client's ack of something that was delivered to it.
+pub(crate) fn take_ack(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let (Some(id), Some(to), Some(class)) = (text_attr(node, "id"), jid_attr(node, "to"), text_attr(node, "class"))
+    else {
+        return;
+    };
+    confirm(&mut session.emulator.state(), phone, device, &class, &id, &to);
+}
+
+struct Receipt<'a> {
+    node: &'a NodeRef<'a>,
+    id: &'a str,
+    kind: &'a str,
+    to: &'a Jid,
+    author: &'a Jid,
+}
+
+fn is_person(jid: &Jid) -> bool {
+    matches!(jid.server, Server::Pn | Server::Lid | Server::Legacy)
+}
+
+/// The id of the receipt and those of its list.
+fn ids(node: &NodeRef<'_>, first: &str) -> Vec<String> {
+    let items = node.get_optional_child("list").and_then(NodeRef::children).unwrap_or_default();
+    std::iter::once(first.to_owned()).chain(items.iter().filter_map(|item| text_attr(item, "id"))).collect()
+}
+
+fn ack(node: &NodeRef<'_>, id: &str, to: &Jid) -> Node {
+    let mut ack = NodeBuilder::new("ack").attr("class", "receipt").attr("id", id).attr("from", to).attr("t", now());
+    for name in ["type", "participant"] {
+        if let Some(value) = node.get_attr(name) {
+            ack = ack.attr(name, value.to_node_value());
+        }
+    }
+    ack.build()
+}
+
+/// Drops what a device confirmed from its queue: every copy of a message, the oldest otherwise.
+fn confirm(state: &mut State, phone: &str, device: u16, class: &str, id: &str, to: &Jid) {
+    let from = canonical(state, to);
+    let Some(account) = state.accounts.get(phone) else { return };
+    let Some(known) = account.devices.get(&device) else { return };
+    let mut sequences = known.queue.find(class, id, &from);
+    if class != "message" {
+        sequences.truncate(1);
+    }
+    if sequences.is_empty() {
+        return;
+    }
+    let record = ConfirmedRecord { key: account.key(device), sequences };
+    // Not written means kept: the device gets it again.
+    let _ = state.commit(Change::Confirmed(record));
+}
+
+fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, receipt: &Receipt<'_>) -> Option<()> {
+    let author = state.account_of(receipt.author)?.phone().to_owned();
+    let retry = matches!(receipt.kind, "retry" | "enc_rekey_retry");
+    if retry && receipt.author.device == 0 {
+        if author == phone {
+            handset::share_keys(state, phone, device);
+        }
+        return Some(());
+    }
+    let rules = emulator.fault_rules();
+    if !retry && (rules.drops_receipts(phone) || rules.drops_receipts(&author)) {
+        return Some(());
+    }
+    if matches!(receipt.kind, "peer_msg" | "hist_sync" | "server-error") {
+        return Some(());
+    }
+    let sender = state.accounts.get(phone)?;
+    let stanza = receipt.as_seen_by_author(sender, device);
+    let author = state.accounts.get(&author)?;
+    let keys = author
+        .devices
+        .keys()
+        .filter(|number| !retry || **number == receipt.author.device)
+        .filter(|number| author.phone() != phone || **number != device)
+        .map(|number| author.key(*number))
+        .collect();
+    queue_for(state, keys, "receipt", &stanza)
+}
+
+impl Receipt<'_> {
+    fn as_seen_by_author(&self, sender: &Account, device: u16) -> Node {
+        let mut stanza = NodeBuilder::new("receipt").attr("id", self.id).attr("t", now());
+        if is_person(self.to) {
+            stanza = stanza.attr("from", Namespace::of(self.to).device(sender, device));
+        } else {
+            let namespace = Namespace::of(self.author);
+            let other = namespace.other().device(sender, device);
+            let name = match namespace {
+                Namespace::Pn => "participant_lid",
+                Namespace::Lid => "participant_pn",
+            };
+            stanza =
+                stanza.attr("from", self.to).attr("participant", namespace.device(sender, device)).attr(name, other);
+        }
+        for name in ["type", "recipient"] {
+            if let Some(value) = self.node.get_attr(name) {
+                stanza = stanza.attr(name, value.to_node_value());
+            }
+        }
+        match self.node.children() {
+            Some(children) => stanza.children(children.iter().map(NodeRef::to_owned)).build(),
+            None => stanza.build(),
+        }
+    }
+}
+
+/// Handsets that are switched on confirm a message that reached them.
+pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed: &Handed<'_>) {
+    let rules = emulator.fault_rules();
+    let Some(author) = state.accounts.get(handed.phone) else { return };
+    let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
+    let receipts: Vec<_> = handsets_reached(state, handed)
+        .into_iter()
+        .filter(|reader| !rules.drops_receipts(reader.phone()) && !rules.drops_receipts(handed.phone))
+        .map(|reader| handset_receipt(reader, handed))
+        .collect();
+    for receipt in receipts {
+        queue_for(state, keys.clone(), "receipt", &receipt);
+    }
+}
+
+fn handset_receipt(reader: &Account, handed: &Handed<'_>) -> Node {
+    let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", now());
+    if is_person(&handed.to) {
+        return stanza.attr("from", Namespace::of(&handed.to).user(reader)).build();
+    }
+    let participant: NodeValue = Namespace::Pn.user(reader).into();
+    stanza.attr("from", &handed.to).attr("participant", participant).build()
+}

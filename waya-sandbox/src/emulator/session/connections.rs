@@ -57,11 +57,15 @@ pub(crate) fn strike(emulator: &Emulator, fault: Fault, target: &FaultTarget) {
                 }
             }
         }
-        Fault::Cut => hit.iter().for_each(|(connection, _)| drop(connection.tell(Outgoing::Cut))),
-        Fault::CutMidFrame => {
-            hit.iter().for_each(|(connection, _)| drop(connection.tell(Outgoing::CutMidFrame)));
-        }
+        Fault::Cut => tell_all(&hit, || Outgoing::Cut),
+        Fault::CutMidFrame => tell_all(&hit, || Outgoing::CutMidFrame),
         _ => {}
+    }
+}
+
+fn tell_all(hit: &[(ConnectionHandle, Option<String>)], what: impl Fn() -> Outgoing) {
+    for (connection, _) in hit {
+        connection.tell(what());
     }
 }
 

@@ -8,7 +8,8 @@ use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::wire::ConnectionHandle;
 use super::{Emulator, handset, iq, relay};
-pub(super) use connections::{Connections, strike, unlink};
+pub(super) use connections::{Connections, device_removed, strike, unlink};
+pub(super) use login::activate;
 
 /// A connection after its handshake.
 #[derive(Debug)]

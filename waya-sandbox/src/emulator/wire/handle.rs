@@ -72,7 +72,7 @@ impl ConnectionHandle {
     }
 
     /// Hands the client's answer to whoever asked; false if nobody did.
-    pub(super) fn answered(&self, id: &str, answer: Node) -> bool {
+    pub(crate) fn answered(&self, id: &str, answer: Node) -> bool {
         let asked = lock::mutex(&self.answers).remove(id);
         asked.is_some_and(|sender| sender.send(answer).is_ok())
     }

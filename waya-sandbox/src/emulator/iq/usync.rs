@@ -1,0 +1,103 @@
+//! Questions about people: are they on WhatsApp, under which LID, with which devices.
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent, NodeRef, Server};
+
+use super::{Answer, Request};
+use crate::emulator::handset::adv::key_index_list;
+use crate::emulator::now;
+use crate::emulator::relay::{Namespace, jid_attr, text_attr};
+use crate::emulator::state::{Account, State, phone_digits};
+
+pub(super) fn answer(request: &Request<'_>) -> Answer {
+    let Some(usync) = request.child("usync") else { return Answer::Refused(400, "bad-request") };
+    let questions: Vec<_> = usync
+        .get_optional_child("query")
+        .and_then(NodeRef::children)
+        .unwrap_or_default()
+        .iter()
+        .map(|question| question.tag.to_string())
+        .collect();
+    let users = usync.get_optional_child("list").and_then(NodeRef::children).unwrap_or_default();
+    let pn_only = request.session.emulator.config().pn_only;
+    let state = request.session.emulator.state();
+    let users: Vec<_> = users.iter().map(|user| Asked::read(&state, user).answer(&questions, pn_only)).collect();
+    let mut answer = NodeBuilder::new("usync").attr("index", "0").attr("last", "true");
+    for name in ["sid", "mode", "context"] {
+        if let Some(value) = text_attr(usync, name) {
+            answer = answer.attr(name, value);
+        }
+    }
+    Answer::With(answer.children([NodeBuilder::new("list").children(users).build()]).build())
+}
+
+/// One person asked about.
+struct Asked<'a> {
+    jid: Option<Jid>,
+    /// The number as it was written, if it was asked for by number.
+    contact: Option<String>,
+    account: Option<&'a Account>,
+}
+
+impl<'a> Asked<'a> {
+    fn read(state: &'a State, user: &NodeRef<'_>) -> Self {
+        let contact =
+            user.get_optional_child("contact").and_then(NodeRef::content_as_string).map(|text| text.to_string());
+        let jid = jid_attr(user, "jid").or_else(|| {
+            let digits = contact.as_deref().and_then(phone_digits)?;
+            Some(Jid::new(digits, Server::Pn))
+        });
+        let account = jid.as_ref().and_then(|jid| state.account_of(jid));
+        Self { jid, contact, account }
+    }
+
+    fn answer(&self, questions: &[String], pn_only: bool) -> Node {
+        let mut user = NodeBuilder::new("user");
+        if let Some(jid) = &self.jid {
+            user = user.attr("jid", jid.to_non_ad());
+            if let Some(account) = self.account.filter(|_| Namespace::of(jid) == Namespace::Lid) {
+                user = user.attr("pn_jid", Namespace::Pn.user(account));
+            }
+        }
+        let answers: Vec<_> = questions
+            .iter()
+            .filter_map(|question| match question.as_str() {
+                "contact" => Some(self.contact()),
+                "devices" => Some(self.devices()),
+                "lid" => self.account.filter(|_| !pn_only).map(lid),
+                "status" => Some(NodeBuilder::new("status").build()),
+                _ => None,
+            })
+            .collect();
+        user.children(answers).build()
+    }
+
+    fn contact(&self) -> Node {
+        let known = if self.account.is_some() { "in" } else { "out" };
+        let mut contact = NodeBuilder::new("contact").attr("type", known).build();
+        contact.content = self.contact.as_deref().map(|text| NodeContent::String(text.into()));
+        contact
+    }
+
+    fn devices(&self) -> Node {
+        let Some(account) = self.account else {
+            let nobody = NodeBuilder::new("device-list").build();
+            return NodeBuilder::new("devices").children([nobody]).build();
+        };
+        let handset = NodeBuilder::new("device").attr("id", "0").build();
+        let linked = account.devices.iter().map(|(number, device)| {
+            NodeBuilder::new("device").attr("id", *number).attr("key-index", device.record.key_index).build()
+        });
+        let list = NodeBuilder::new("device-list").children(std::iter::once(handset).chain(linked)).build();
+        let now = now();
+        let mut index = NodeBuilder::new("key-index-list").attr("ts", now);
+        if let Some(signed) = key_index_list(account, now).filter(|_| !account.devices.is_empty()) {
+            index = index.bytes(signed);
+        }
+        NodeBuilder::new("devices").children([list, index.build()]).build()
+    }
+}
+
+fn lid(account: &Account) -> Node {
+    NodeBuilder::new("lid").attr("val", Namespace::Lid.user(account)).build()
+}
