@@ -204,6 +204,11 @@ impl Emulator {
         HandshakeCounts { xx: count(Pattern::Xx), ik: count(Pattern::Ik), xx_fallback: count(Pattern::XxFallback) }
     }
 
+    /// Whether nothing else holds this emulator any more: no connection, no clone.
+    pub fn is_last_handle(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock::mutex(&self.0.state)
     }

@@ -1,0 +1,278 @@
+//! A running emulator and real clients of it.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use waya_sandbox::emulator::{Emulator, EmulatorConfig, ScannedDevice};
+use whatsapp_rust::async_channel::Receiver;
+use whatsapp_rust::bot::{Bot, BotHandle};
+use whatsapp_rust::pair_code::PairCodeOptions;
+use whatsapp_rust::transport::TokioWebSocketTransportFactory;
+use whatsapp_rust::wacore::net::{HttpClient, HttpRequest, HttpResponse};
+use whatsapp_rust::wacore::store::InMemoryBackend;
+use whatsapp_rust::wacore::types::events::{ChannelEventHandler, Event, InboundMessage, Receipt};
+use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::{Client, SendOptions};
+
+/// Nothing here takes longer unless it is broken.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// An emulator that is being served.
+pub struct World {
+    pub emulator: Emulator,
+    stop: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..Default::default() }).await
+    }
+
+    pub async fn in_folder(folder: &Path, listen: Option<SocketAddr>) -> Self {
+        let mut config = EmulatorConfig {
+            data_dir: Some(PathBuf::from(folder)),
+            first_stanza_grace: Duration::ZERO,
+            ..Default::default()
+        };
+        if let Some(address) = listen {
+            config.listen = address;
+        }
+        Self::with(config).await
+    }
+
+    pub async fn with(config: EmulatorConfig) -> Self {
+        let emulator = Emulator::open(config).await.unwrap();
+        let stop = CancellationToken::new();
+        let (served, token) = (emulator.clone(), stop.clone());
+        let served = tokio::spawn(async move {
+            served.serve(axum::Router::new(), token).await.unwrap();
+        });
+        Self { emulator, stop, served }
+    }
+
+    /// Ends the emulator and lets go of its folder.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.served.await.unwrap();
+        let alone = self.emulator;
+        until("the emulator to be let go of", || alone.is_last_handle()).await;
+    }
+
+    /// A client linked to this phone by QR, connected.
+    pub async fn link(&self, phone: &str, name: &str) -> Person {
+        let mut person = Person::start(&self.emulator.whatsapp_url(), name).await;
+        person.scan(&self.emulator, Some(phone)).await;
+        person.connected().await;
+        person
+    }
+}
+
+/// A real client.
+pub struct Person {
+    pub client: Arc<Client>,
+    pub backend: Arc<InMemoryBackend>,
+    pub name: String,
+    events: Receiver<Arc<Event>>,
+    handle: Option<BotHandle>,
+}
+
+impl Person {
+    pub async fn start(url: &str, name: &str) -> Self {
+        Self::resume(url, name, Arc::new(InMemoryBackend::new())).await
+    }
+
+    /// A client on keys that may be linked already.
+    pub async fn resume(url: &str, name: &str, backend: Arc<InMemoryBackend>) -> Self {
+        Self::build(url, name, backend, None).await
+    }
+
+    pub async fn with_code(url: &str, name: &str, phone: &str) -> Self {
+        let options = PairCodeOptions { phone_number: phone.to_owned(), ..Default::default() };
+        Self::build(url, name, Arc::new(InMemoryBackend::new()), Some(options)).await
+    }
+
+    async fn build(url: &str, name: &str, backend: Arc<InMemoryBackend>, code: Option<PairCodeOptions>) -> Self {
+        let builder = Bot::builder()
+            .with_backend_arc(backend.clone())
+            .with_transport_factory(TokioWebSocketTransportFactory::new().with_url(url))
+            .with_http_client(NoHttp)
+            .with_version((2, 3000, 1_015_901_307))
+            .with_push_name(name)
+            .with_wanted_pre_key_count(30)
+            .skip_history_sync();
+        let (handler, events) = ChannelEventHandler::new();
+        let builder = builder.with_event_handler(Forward(handler));
+        let bot = match code {
+            Some(code) => builder.with_pair_code(code).build().await.unwrap(),
+            None => builder.build().await.unwrap(),
+        };
+        let client = bot.client();
+        let handle = Some(bot.spawn());
+        Self { client, backend, name: name.to_owned(), events, handle }
+    }
+
+    /// The first of `pick` among the events to come; what comes before it is dropped.
+    pub async fn wait<T>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> T {
+        let search = async {
+            loop {
+                let event = self.events.recv().await.expect("the client is gone");
+                if let Some(found) = pick(&event) {
+                    return found;
+                }
+            }
+        };
+        match tokio::time::timeout(LIMIT, search).await {
+            Ok(found) => found,
+            Err(_) => panic!("{} waited in vain for {what}", self.name),
+        }
+    }
+
+    pub async fn scan(&mut self, emulator: &Emulator, phone: Option<&str>) -> ScannedDevice {
+        let qr = self.qr().await;
+        emulator.scan_qr(&qr, phone).await.unwrap()
+    }
+
+    pub async fn qr(&mut self) -> String {
+        self.wait("a QR code", |event| match event {
+            Event::PairingQrCode(qr) => Some(qr.code.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn connected(&mut self) {
+        self.wait("the connection", |event| matches!(event, Event::Connected(_)).then_some(())).await;
+    }
+
+    /// The next message with a text.
+    pub async fn text(&mut self) -> Received {
+        self.wait("a text", |event| match event {
+            Event::Messages(batch) => batch.messages.iter().find_map(Received::read),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The next texts, in order.
+    pub async fn texts(&mut self, count: usize) -> Vec<Received> {
+        let mut texts = Vec::new();
+        while texts.len() < count {
+            let more = self
+                .wait("texts", |event| match event {
+                    Event::Messages(batch) => {
+                        let texts: Vec<_> = batch.messages.iter().filter_map(Received::read).collect();
+                        (!texts.is_empty()).then_some(texts)
+                    }
+                    _ => None,
+                })
+                .await;
+            texts.extend(more);
+        }
+        texts
+    }
+
+    pub async fn receipt(&mut self, id: &str) -> Receipt {
+        self.wait("a receipt", |event| match event {
+            Event::Receipt(receipt) if receipt.message_ids.iter().any(|known| known == id) => Some(receipt.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The server's word on a message: `None` for an ack, the code for a refusal.
+    pub async fn ack(&mut self, id: &str) -> Option<String> {
+        self.wait("an ack", |event| match event {
+            Event::ServerAck(ack) if ack.id == id && ack.class.as_deref() == Some("message") => Some(ack.error.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn say(&self, to: &str, text: &str) -> String {
+        let to: Jid = if to.contains('@') { to.parse().unwrap() } else { Jid::pn(to) };
+        let message = wa::Message { conversation: Some(text.to_owned()), ..Default::default() };
+        let sent = tokio::time::timeout(LIMIT, self.client.send_message(to, message));
+        sent.await.expect("the send hangs").unwrap().message_id
+    }
+
+    pub async fn say_with_id(&self, to: &str, text: &str, id: &str) {
+        let message = wa::Message { conversation: Some(text.to_owned()), ..Default::default() };
+        let options = SendOptions::default().with_message_id(id);
+        let sent = self.client.send_message_with_options(Jid::pn(to), message, options);
+        tokio::time::timeout(LIMIT, sent).await.expect("the send hangs").unwrap();
+    }
+
+    /// Goes offline and hands back its keys.
+    pub async fn leave(mut self) -> Arc<InMemoryBackend> {
+        if let Some(handle) = self.handle.take() {
+            handle.shutdown().await;
+        }
+        self.backend.clone()
+    }
+}
+
+/// A text that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    pub id: String,
+    pub text: String,
+    pub sender: String,
+    pub chat: String,
+    pub from_me: bool,
+}
+
+impl Received {
+    fn read(message: &InboundMessage) -> Option<Self> {
+        let content = &message.message;
+        let text = content
+            .conversation
+            .clone()
+            .or_else(|| content.extended_text_message.as_option().and_then(|extended| extended.text.clone()));
+        let sent = content.device_sent_message.as_option();
+        let sent = sent.and_then(|sent| sent.message.as_option()?.conversation.clone());
+        Some(Self {
+            id: message.info.id.clone(),
+            text: text.or(sent)?,
+            sender: message.info.source.sender.to_non_ad_string(),
+            chat: message.info.source.chat.to_non_ad_string(),
+            from_me: message.info.source.is_from_me,
+        })
+    }
+}
+
+struct Forward(Arc<ChannelEventHandler>);
+
+impl whatsapp_rust::wacore::types::events::EventHandler for Forward {
+    fn handle_event(&self, event: Arc<Event>) {
+        self.0.handle_event(event);
+    }
+}
+
+/// No test here may reach for the network.
+struct NoHttp;
+
+#[async_trait]
+impl HttpClient for NoHttp {
+    async fn execute(&self, request: HttpRequest) -> whatsapp_rust::anyhow::Result<HttpResponse> {
+        Err(whatsapp_rust::anyhow::anyhow!("no HTTP here: {}", request.url))
+    }
+}
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let search = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, search).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
