@@ -3,6 +3,12 @@
 //! Knows neither the queue nor the rules. What it tells goes two ways: incoming messages through [`Inbox`], which
 //! must have them on disk before they are acknowledged, everything else through an unbounded channel of [`WaEvent`].
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
+pub mod state;
+pub mod supervisor;
+pub mod whatsapp_rs;
+
 use std::fmt::Debug;
 
 use async_trait::async_trait;

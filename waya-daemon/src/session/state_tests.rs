@@ -1,0 +1,218 @@
+//! What the link-state machine promises.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_millis(1_000_000 + seconds * 1000)
+}
+
+fn lost(reason: &str) -> Input {
+    Input::Ended(Ended { trouble: Some(reason.to_owned()) })
+}
+
+/// A machine that went through `inputs`, one a second.
+fn after(linked: bool, inputs: impl IntoIterator<Item = Input>) -> (Machine, Timestamp) {
+    let mut machine = Machine::new(linked);
+    let mut now = at(0);
+    for (second, input) in (1..).zip(inputs) {
+        now = at(second);
+        machine.take(input, now, 0.5);
+    }
+    (machine, now)
+}
+
+#[test]
+fn an_account_is_paired_logged_in_and_comes_back_after_a_loss() {
+    let (mut machine, _) = after(false, []);
+    assert_eq!(machine.plan(at(0)), Plan::Rest);
+
+    machine.take(Input::PairAsked(PairingMethod::Qr), at(1), 0.0);
+    assert_eq!(machine.plan(at(1)), Plan::Connect(Task::Pair(PairingMethod::Qr)));
+    machine.take(Input::Shown { qr: Some("1".into()), code: None, expires_at: at(60) }, at(2), 0.0);
+    machine.take(Input::Paired, at(3), 0.0);
+    assert_eq!(*machine.link(), LinkState::Connecting);
+
+    // The server closes after pairing and wants the login at once.
+    machine.take(Input::Ended(Ended::default()), at(3), 0.0);
+    assert_eq!(machine.plan(at(3)), Plan::Connect(Task::LogIn));
+    machine.take(Input::LoggedIn, at(4), 0.0);
+    assert!(machine.link().is_connected() && machine.keeps_connection());
+
+    machine.take(lost("the cable is out"), at(100), 1.0);
+    let LinkState::Offline { reason, retry_at: Some(retry_at) } = machine.link().clone() else {
+        panic!("{:?}", machine.link())
+    };
+    assert_eq!(reason.0, "the cable is out");
+    assert_eq!(machine.plan(at(100)), Plan::Wait(retry_at));
+    assert_eq!(machine.plan(retry_at), Plan::Connect(Task::LogIn));
+}
+
+#[test]
+fn every_state_is_reachable() {
+    let pairing = || Input::PairAsked(PairingMethod::Qr);
+    let cases: Vec<(&str, bool, Vec<Input>)> = vec![
+        ("unpaired", false, vec![]),
+        ("pairing", false, vec![pairing()]),
+        ("connecting", true, vec![]),
+        ("connected", true, vec![Input::LoggedIn]),
+        ("offline", true, vec![lost("x")]),
+        ("replaced", true, vec![Input::LoggedIn, Input::Replaced]),
+        ("logged_out", true, vec![Input::LoggedOut { reason: "x".into(), certain: false }]),
+        ("locked", true, vec![Input::Locked]),
+        ("banned", true, vec![Input::Banned { until: None }]),
+        ("outdated", true, vec![Input::Outdated]),
+        ("passkey_required", false, vec![pairing(), Input::PasskeyRequired]),
+    ];
+    for (name, linked, inputs) in cases {
+        assert_eq!(after(linked, inputs).0.link().name(), name);
+    }
+}
+
+#[test]
+fn waits_double_up_to_the_longest_and_start_over_after_a_stable_connection() {
+    assert_eq!(delay(0, 1.0), FIRST_DELAY);
+    assert_eq!(delay(1, 1.0), FIRST_DELAY * 2);
+    assert_eq!(delay(40, 1.0), LONGEST_DELAY);
+    assert_eq!(delay(3, 0.0), FIRST_DELAY * 4);
+
+    let (mut machine, _) = after(true, (0..9).map(|_| lost("x")));
+    machine.dial();
+    machine.take(Input::LoggedIn, at(1000), 1.0);
+    machine.take(lost("x"), at(1030), 1.0);
+    assert_eq!(machine.plan(at(1030)), Plan::Wait(at(1031)));
+}
+
+#[test]
+fn a_wanted_restart_is_at_once_but_not_in_a_loop() {
+    let (mut machine, _) = after(true, [Input::LoggedIn]);
+    machine.take(Input::Ended(Ended::default()), at(10), 0.5);
+    assert_eq!(machine.plan(at(10)), Plan::Connect(Task::LogIn));
+    machine.take(Input::Ended(Ended::default()), at(11), 0.5);
+    assert_eq!(machine.link().name(), "offline");
+}
+
+#[test]
+fn a_pairing_that_nobody_answers_ends_and_asking_again_keeps_it() {
+    let (mut machine, _) = after(false, [Input::PairAsked(PairingMethod::Qr)]);
+    machine.take(Input::PairAsked(PairingMethod::Qr), at(200), 0.5);
+    machine.take(Input::Tick, at(400), 0.5);
+    assert_eq!(machine.link().name(), "pairing");
+    machine.take(Input::Tick, at(501), 0.5);
+    assert_eq!(*machine.link(), LinkState::Unpaired);
+    assert!(!machine.keeps_connection());
+}
+
+#[test]
+fn an_unreachable_server_while_pairing_shows_its_reason_and_is_tried_again() {
+    let (machine, now) = after(false, [Input::PairAsked(PairingMethod::Qr), lost("refused")]);
+    assert_eq!(machine.link().name(), "offline");
+    let Plan::Wait(then) = machine.plan(now) else { panic!("{:?}", machine.plan(now)) };
+    assert_eq!(machine.plan(then), Plan::Connect(Task::Pair(PairingMethod::Qr)));
+}
+
+#[test]
+fn keys_go_only_when_that_is_certain() {
+    let removed = |certain| Input::LoggedOut { reason: "x".into(), certain };
+    assert_eq!(after(true, [removed(true)]).0.take_discard(), Some(Discard::Delete));
+    assert_eq!(after(true, [removed(false)]).0.take_discard(), Some(Discard::SetAside));
+    for input in [Input::Locked, Input::Replaced, Input::Outdated, Input::Banned { until: None }, lost("x")] {
+        assert_eq!(after(true, [input]).0.take_discard(), None);
+    }
+}
+
+#[test]
+fn a_ban_ends_by_itself_at_its_time() {
+    let (machine, now) = after(true, [Input::Banned { until: Some(at(600)) }]);
+    assert_eq!(machine.plan(now), Plan::Wait(at(600)));
+    assert_eq!(machine.plan(at(600)), Plan::Connect(Task::LogIn));
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        Just(Input::PairAsked(PairingMethod::Qr)),
+        Just(Input::PairAsked(PairingMethod::Code("6281".into()))),
+        (0..600u64).prop_map(|s| Input::Shown { qr: Some("q".into()), code: None, expires_at: at(s) }),
+        Just(Input::PairingFailed("p".into())),
+        Just(Input::Paired),
+        Just(Input::LoggedIn),
+        Just(Input::MeChanged),
+        Just(Input::Replaced),
+        any::<bool>().prop_map(|certain| Input::LoggedOut { reason: "l".into(), certain }),
+        Just(Input::Locked),
+        proptest::option::of(0..600u64).prop_map(|s| Input::Banned { until: s.map(at) }),
+        Just(Input::Outdated),
+        Just(Input::VersionRenewed),
+        Just(Input::PasskeyRequired),
+        Just(lost("e")),
+        Just(Input::Ended(Ended::default())),
+        Just(Input::Tick),
+        Just(Input::ReconnectAsked),
+        Just(Input::Forgotten),
+        Just(Input::Stopped),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn holds_whatever_happens(
+        linked in any::<bool>(),
+        inputs in proptest::collection::vec((any_input(), 0..400u64, 0.0..1.0f64), 0..60),
+    ) {
+        let mut machine = Machine::new(linked);
+        let mut seconds = 0;
+        for (input, passed, chance) in inputs {
+            seconds += passed;
+            let now = at(seconds);
+            let before = machine.link().clone();
+            let was_linked = machine.is_linked();
+            machine.take(input.clone(), now, chance);
+            let plan = machine.plan(now);
+
+            // A state that needs the user is left on somebody's word only.
+            if before == LinkState::Replaced && machine.link() != &before {
+                prop_assert!(matches!(
+                    input,
+                    Input::ReconnectAsked | Input::Forgotten | Input::Stopped | Input::LoggedOut { .. }
+                        | Input::Locked | Input::Banned { .. } | Input::Outdated
+                ), "{input:?}");
+            }
+            if matches!(machine.link(), LinkState::Replaced | LinkState::Locked | LinkState::Outdated) {
+                prop_assert_eq!(&plan, &Plan::Rest);
+                prop_assert!(!machine.keeps_connection());
+            }
+            if machine.link().name() == "logged_out" && before.name() != "logged_out" {
+                let by_the_server = matches!(input, Input::LoggedOut { .. });
+                prop_assert!(by_the_server);
+            }
+            // Keys are lost by a logout alone, and used only when there are any.
+            if was_linked && !machine.is_linked() {
+                let by_a_logout = matches!(input, Input::LoggedOut { .. } | Input::Forgotten);
+                prop_assert!(by_a_logout);
+            }
+            if plan == Plan::Connect(Task::LogIn) {
+                prop_assert!(machine.is_linked());
+            }
+            if matches!(plan, Plan::Connect(Task::Pair(_))) {
+                prop_assert!(!machine.is_linked());
+            }
+            // Being offline always has an end, and a near one.
+            if let LinkState::Offline { retry_at, .. } = machine.link() {
+                if machine.is_stopped() {
+                    prop_assert_eq!(&plan, &Plan::Rest);
+                } else {
+                    let retry_at = retry_at.expect("an end");
+                    prop_assert!(before == *machine.link() || retry_at <= now.plus(LONGEST_DELAY));
+                }
+            }
+            if machine.is_stopped() {
+                break;
+            }
+            if let Plan::Connect(_) = plan {
+                machine.dial();
+                prop_assert!(machine.keeps_connection());
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! [`WhatsApp`] on the client library.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use whatsapp_rust::error::ErrorChainExt;
+use whatsapp_rust::features::ContactError;
+use whatsapp_rust::wacore::iq::keepalive::KeepaliveSpec;
+use whatsapp_rust::waproto::whatsapp::Message;
+use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendOptions, proto_helpers::MessageExt};
+
+use super::convert;
+use super::driver::WaDriver;
+use crate::model::{PairingMethod, Timestamp};
+use crate::session::supervisor::Handle;
+use crate::session::{Link, Outgoing, SendError, SessionError, WhatsApp};
+
+/// A hand-over may ask the server for devices and keys first; the library would wait 75 s for each answer.
+const HAND_OVER_TAKES: Duration = Duration::from_secs(30);
+/// How long the answer to a question may take.
+const ANSWER_TAKES: Duration = Duration::from_secs(20);
+/// How long a sign of life may take.
+const PONG_TAKES: Duration = Duration::from_secs(10);
+/// How many numbers are asked for at once.
+const NUMBERS_A_QUESTION: usize = 50;
+
+/// The session of one account.
+pub struct Adapter {
+    driver: Arc<WaDriver>,
+    handle: Handle,
+    heard: AtomicU64,
+}
+
+impl Adapter {
+    /// On a running supervisor.
+    #[must_use]
+    pub const fn new(driver: Arc<WaDriver>, handle: Handle) -> Self {
+        Self { driver, handle, heard: AtomicU64::new(0) }
+    }
+
+    /// The client while it is logged in.
+    fn connected(&self) -> Option<Arc<Client>> {
+        self.driver.current().filter(|client| self.handle.is_connected() && client.is_logged_in())
+    }
+
+    /// Asks about at most [`NUMBERS_A_QUESTION`] numbers.
+    async fn ask(&self, client: &Client, phones: &[String]) -> Result<Vec<bool>, SendError> {
+        let jids: Vec<Jid> = phones.iter().map(Jid::pn).collect();
+        let contacts = client.contacts();
+        let results = match tokio::time::timeout(ANSWER_TAKES, contacts.is_on_whatsapp(&jids)).await {
+            Ok(results) => results.map_err(|error| contact_error(&error))?,
+            Err(_) => return Err(SendError::Transient("WhatsApp did not say which numbers it knows".to_owned())),
+        };
+        for result in &results {
+            self.learn(result);
+        }
+        Ok(phones.iter().map(|phone| results.iter().any(|result| is_registered(result, phone))).collect())
+    }
+
+    fn learn(&self, result: &IsOnWhatsAppResult) {
+        let second = result.lid.as_ref().or(result.pn_jid.as_ref());
+        let (phone, lid) = convert::phone_and_lid(&result.jid, second);
+        let context = &self.driver.context;
+        context.people.note(phone, lid, None).into_iter().for_each(|person| context.tell(person));
+    }
+}
+
+fn is_registered(result: &IsOnWhatsAppResult, phone: &str) -> bool {
+    let named = |jid: &Jid| jid.is_pn() && jid.user_base() == phone;
+    result.is_registered && (named(&result.jid) || result.pn_jid.as_ref().is_some_and(named))
+}
+
+/// The text as WhatsApp wants it, with the chat's timer where it has one.
+fn message(text: String, disappears_after: Option<u32>) -> Message {
+    let mut message = Message { conversation: Some(text), ..Default::default() };
+    if let Some(seconds) = disappears_after {
+        message.set_ephemeral_expiration(seconds);
+    }
+    message
+}
+
+/// What a failed hand-over means. Before anything is encrypted the library asks the server; when that finds no
+/// connection, nothing left. A failing write is another matter: part of it may have.
+fn send_error(error: &whatsapp_rust::SendError) -> SendError {
+    use whatsapp_rust::SendError as Library;
+    match error {
+        Library::NotLoggedIn | Library::Client(ClientError::NotConnected | ClientError::NotLoggedIn) => {
+            SendError::Offline
+        }
+        Library::Iq(error) => iq_error(error),
+        Library::InvalidRequest(reason) => SendError::Permanent(format!("it cannot be sent: {reason}")),
+        _ if matches!(error.server_rejection(), Some(rejection) if rejection.code == 404) => {
+            SendError::Permanent("WhatsApp knows no such chat".to_owned())
+        }
+        _ => SendError::Transient(error.to_string()),
+    }
+}
+
+fn iq_error(error: &IqError) -> SendError {
+    match error {
+        IqError::NotConnected | IqError::Disconnected(_) | IqError::InternalChannelClosed => SendError::Offline,
+        IqError::Timeout => SendError::Transient("WhatsApp did not answer in time".to_owned()),
+        IqError::ServerError { code: code @ (403 | 404 | 406), .. } => {
+            SendError::Permanent(format!("WhatsApp refused it ({code})"))
+        }
+        IqError::ServerError { code, .. } => SendError::Transient(format!("WhatsApp refused it ({code})")),
+        other => SendError::Transient(other.to_string()),
+    }
+}
+
+fn contact_error(error: &ContactError) -> SendError {
+    match error {
+        ContactError::Iq(error) => iq_error(error),
+        other => SendError::Permanent(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl WhatsApp for Adapter {
+    fn link(&self) -> watch::Receiver<Link> {
+        self.handle.link()
+    }
+
+    fn last_traffic(&self) -> Option<Timestamp> {
+        // The library forgets it with each connection.
+        let now = self.driver.current().map_or(0, |client| client.stats().last_data_received_ms);
+        let heard = self.heard.fetch_max(now, Ordering::Relaxed).max(now);
+        (heard > 0).then(|| Timestamp::from_millis(heard))
+    }
+
+    async fn send(&self, outgoing: Outgoing) -> Result<(), SendError> {
+        let client = self.connected().ok_or(SendError::Offline)?;
+        let message = message(outgoing.text, self.driver.context.timers.of(&outgoing.chat));
+        let options = SendOptions::default().with_message_id(outgoing.whatsapp_id.0);
+        let sending = client.send_message_with_options(convert::jid(&outgoing.chat), message, options);
+        match tokio::time::timeout(HAND_OVER_TAKES, sending).await {
+            Ok(outcome) => outcome.map(|_| ()).map_err(|error| send_error(&error)),
+            Err(_) => Err(SendError::Transient("WhatsApp did not answer while the message was prepared".to_owned())),
+        }
+    }
+
+    async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
+        let client = self.connected().ok_or(SendError::Offline)?;
+        let mut registered = Vec::with_capacity(phones.len());
+        for some in phones.chunks(NUMBERS_A_QUESTION) {
+            registered.extend(self.ask(&client, some).await?);
+        }
+        Ok(registered)
+    }
+
+    async fn probe(&self) -> bool {
+        let Some(client) = self.connected() else { return false };
+        if client.execute(KeepaliveSpec::with_timeout(PONG_TAKES)).await.is_ok() {
+            return true;
+        }
+        tracing::warn!("WhatsApp did not answer a ping; connecting anew");
+        client.reconnect_immediately().await;
+        false
+    }
+
+    async fn pair(&self, method: PairingMethod) -> Result<(), SessionError> {
+        self.handle.pair(method).await
+    }
+
+    async fn reconnect(&self) -> Result<(), SessionError> {
+        self.handle.reconnect().await
+    }
+
+    async fn logout(&self) -> Result<(), SessionError> {
+        self.handle.log_out().await
+    }
+
+    async fn shutdown(&self) {
+        self.handle.stop().await;
+    }
+}
+
+impl fmt::Debug for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Adapter").field("state", &self.handle.link().borrow().state.name()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_goes_out_as_it_is_and_with_the_timer_where_there_is_one() {
+        let plain = message(" Halo\n".to_owned(), None);
+        assert_eq!(plain.conversation.as_deref(), Some(" Halo\n"));
+
+        let timed = message(" Halo\n".to_owned(), Some(86_400));
+        assert_eq!(timed.text_content(), Some(" Halo\n"));
+        assert_eq!(timed.get_ephemeral_expiration(), Some(86_400));
+    }
+
+    #[test]
+    fn errors_say_whether_another_attempt_makes_sense() {
+        use whatsapp_rust::SendError as Library;
+        let offline = [Library::NotLoggedIn, Library::Client(ClientError::NotConnected), IqError::NotConnected.into()];
+        for error in offline {
+            assert_eq!(send_error(&error), SendError::Offline);
+        }
+        let failed = anyhow::anyhow!("encryption failed for all 1 recipient device(s)");
+        for error in [Library::Internal(failed), IqError::Timeout.into()] {
+            assert!(matches!(send_error(&error), SendError::Transient(_)));
+        }
+        let invalid = Library::InvalidRequest("no such thing".to_owned());
+        assert!(matches!(send_error(&invalid), SendError::Permanent(_)));
+    }
+}

@@ -1,0 +1,114 @@
+//! What every part of one account's session shares.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::Url;
+use tokio::sync::{Notify, mpsc};
+use whatsapp_rust::http::HttpClient;
+
+use super::dial::{Dialer, Progress};
+use super::guard::Guard;
+use super::http::Http;
+use super::people::People;
+use super::storage::KeyFiles;
+use super::timers::Timers;
+use super::{OpenError, SessionConfig, Version, version};
+use crate::clock::Clock;
+use crate::session::state::Input;
+use crate::session::{Inbox, WaEvent};
+
+/// Where things are told.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Incoming messages.
+    pub inbox: Arc<dyn Inbox>,
+    /// Everything else.
+    pub events: mpsc::UnboundedSender<WaEvent>,
+    /// What concerns the link.
+    pub inputs: mpsc::UnboundedSender<Input>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What every part shares.
+pub struct Context {
+    /// As opened.
+    pub config: SessionConfig,
+    /// Where things are told.
+    pub out: Outlets,
+    /// The way to the server.
+    pub dialer: Arc<Dialer>,
+    /// How the connection fares.
+    pub progress: Arc<Progress>,
+    /// The library's HTTP.
+    pub http: Arc<dyn HttpClient>,
+    /// The keys.
+    pub keys: KeyFiles,
+    /// Who was told of already.
+    pub people: People,
+    /// The chats' disappearing timers.
+    pub timers: Timers,
+    /// The pairing under way shows a code to type, and no QR code.
+    pub pairing_by_code: AtomicBool,
+    /// The code to type is of no use any more.
+    pub code_is_stale: Notify,
+    /// Speaks to this machine only, so there is no newer version to ask for.
+    pub is_local: bool,
+    version: Mutex<Version>,
+}
+
+impl Context {
+    /// Puts it together.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(config: SessionConfig, url: Url, guard: Guard, out: Outlets) -> Result<Self, OpenError> {
+        let progress = Arc::new(Progress::default());
+        Ok(Self {
+            dialer: Arc::new(Dialer::new(url, guard, Arc::clone(&progress))),
+            progress,
+            http: Arc::new(Http::new(guard)?),
+            keys: KeyFiles::new(&config.data_dir),
+            people: People::default(),
+            timers: Timers::load(&config.data_dir),
+            pairing_by_code: AtomicBool::new(false),
+            code_is_stale: Notify::new(),
+            is_local: guard.is_loopback_only(),
+            version: Mutex::new(version::DEFAULT),
+            config,
+            out,
+        })
+    }
+
+    /// Tells the supervisor.
+    pub fn input(&self, input: Input) {
+        // Nobody listens only when the session has stopped.
+        let _ = self.out.inputs.send(input);
+    }
+
+    /// Tells the daemon.
+    pub fn tell(&self, event: WaEvent) {
+        let _ = self.out.events.send(event);
+    }
+
+    /// The version to claim, given the one that was known when the keys were last saved.
+    pub fn version(&self, saved: Version) -> Version {
+        let mut known = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = version::choose(self.config.version, saved.max(*known));
+        *known
+    }
+
+    /// Asks WhatsApp for its current version; `true` when it is newer and will be claimed from now on.
+    pub async fn renew_version(&self) -> bool {
+        if self.is_local || self.config.version.is_some() {
+            return false;
+        }
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = version::newer(&self.http, known).await;
+        if let Some(newer) = newer {
+            *self.version.lock().unwrap_or_else(PoisonError::into_inner) = newer;
+        }
+        newer.is_some()
+    }
+}

@@ -1,0 +1,166 @@
+//! Connections of the client library, for the supervisor.
+//!
+//! One client serves many connections: its caches of the encryption's state are written late, so two clients on the
+//! same keys must never overlap. A new one is built only after the old one was shut down.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use whatsapp_rust::Client;
+use whatsapp_rust::pair_code::PairCodeOptions;
+
+use super::OpenError;
+use super::client::{self, Live};
+use super::context::Context;
+use crate::model::PairingMethod;
+use crate::session::Me;
+use crate::session::state::{Discard, Ended, Task};
+use crate::session::supervisor::Driver;
+
+/// How long the server may take to acknowledge that this device leaves.
+const SIGNING_OFF_TAKES: Duration = Duration::from_secs(10);
+/// How long the library may take to write down and close.
+const CLOSING_TAKES: Duration = Duration::from_secs(8);
+/// How long a code to type is of use.
+const CODE_LASTS: Duration = Duration::from_secs(175);
+
+/// The way to the client library.
+pub struct WaDriver {
+    /// Shared with the parts of the client.
+    pub context: Arc<Context>,
+    live: tokio::sync::Mutex<Option<Live>>,
+    current: Mutex<Option<Arc<Client>>>,
+    me: Mutex<Option<Me>>,
+}
+
+impl WaDriver {
+    /// Without a client yet.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, live: tokio::sync::Mutex::default(), current: Mutex::default(), me: Mutex::default() }
+    }
+
+    /// The client to use now: the one there is, or a new one when that was shut down for good.
+    ///
+    /// # Errors
+    /// When the keys cannot be read.
+    pub async fn client(&self) -> Result<Arc<Client>, OpenError> {
+        let mut live = self.live.lock().await;
+        if let Some(live) = live.as_ref().filter(|live| !live.client.shutdown_signal().is_fired()) {
+            return Ok(Arc::clone(&live.client));
+        }
+        *live = None;
+        let built = client::build(&self.context).await?;
+        let client = Arc::clone(&built.client);
+        *live = Some(built);
+        drop(live);
+        self.set_current(Some(Arc::clone(&client)));
+        Ok(client)
+    }
+
+    /// The client, when there is one.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Client>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_current(&self, client: Option<Arc<Client>>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+}
+
+fn me_of(client: &Client) -> Option<Me> {
+    let phone = client.pn()?.user_base().to_owned();
+    let lid = client.lid().map(|lid| lid.user_base().to_owned());
+    Some(Me { phone, lid, push_name: client.push_name() })
+}
+
+/// Asks for a code to type, and for a new one each time the last one is of no use any more.
+async fn show_codes(context: Arc<Context>, client: Arc<Client>, phone: String) {
+    if client.wait_for_socket(Duration::from_secs(30)).await.is_err() {
+        return;
+    }
+    loop {
+        client.cancel_pair_code().await;
+        let options = PairCodeOptions { phone_number: phone.clone(), ..Default::default() };
+        // Both outcomes come as events too.
+        if client.pair_with_code(options).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CODE_LASTS) => {}
+            () = context.code_is_stale.notified() => {}
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for WaDriver {
+    fn me(&self) -> Option<Me> {
+        let mut me = self.me.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = self.current() {
+            *me = me_of(&client);
+        }
+        me.clone()
+    }
+
+    async fn run(&self, task: Task) -> Ended {
+        let client = match self.client().await {
+            Ok(client) => client,
+            Err(error) => return Ended { trouble: Some(error.to_string()) },
+        };
+        self.context.progress.begin();
+        // The library would come back by itself, at its own pace and without a word why.
+        client.enable_auto_reconnect.store(false, Ordering::Relaxed);
+        let by_code = matches!(task, Task::Pair(PairingMethod::Code(_)));
+        self.context.pairing_by_code.store(by_code, Ordering::Relaxed);
+        let codes = match task {
+            Task::Pair(PairingMethod::Code(phone)) => {
+                Some(tokio::spawn(show_codes(Arc::clone(&self.context), Arc::clone(&client), phone)))
+            }
+            _ => None,
+        };
+        client.run().await;
+        if let Some(codes) = codes {
+            codes.abort();
+        }
+        Ended { trouble: self.context.progress.trouble() }
+    }
+
+    async fn interrupt(&self) {
+        if let Some(client) = self.current().filter(|client| client.is_connected()) {
+            client.reconnect_immediately().await;
+        }
+    }
+
+    async fn close(&self) {
+        let live = self.live.lock().await.take();
+        let Some(live) = live else { return };
+        if tokio::time::timeout(CLOSING_TAKES, live.client.disconnect()).await.is_err() {
+            tracing::warn!("the WhatsApp client took too long to close");
+        }
+        self.me();
+        self.set_current(None);
+    }
+
+    async fn sign_off(&self) {
+        if let Some(client) = self.current()
+            && tokio::time::timeout(SIGNING_OFF_TAKES, client.logout()).await.is_err()
+        {
+            tracing::warn!("WhatsApp did not confirm the logout; the phone may still list this device");
+        }
+    }
+
+    async fn discard(&self, how: Discard) {
+        let done = match how {
+            Discard::Delete => self.context.keys.delete(),
+            Discard::SetAside => self.context.keys.set_aside(),
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "the session's keys could not be removed");
+        }
+        *self.me.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

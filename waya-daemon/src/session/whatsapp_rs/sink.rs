@@ -1,0 +1,250 @@
+//! Where the client library's events arrive. Runs on the library's own path and never waits: what concerns the link
+//! goes to the supervisor at once (so that it is there before the connection's end), the rest is queued for `pump`.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use whatsapp_rust::types::events::{
+    ConnectFailure, ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, LoggedOut, TemporaryBan,
+};
+use whatsapp_rust::wacore_binary::Node;
+use whatsapp_rust::{Client, NodeFilter};
+
+use super::context::Context;
+use crate::model::Timestamp;
+use crate::session::state::Input;
+
+/// How long to look for a newer version before trying again.
+const VERSION_RETRY: Duration = Duration::from_hours(1);
+/// While connected, how often to ask which version is current.
+const VERSION_REFRESH: Duration = Duration::from_hours(24);
+
+/// The kinds that are used; the library does not even make the others.
+const KINDS: [EventKind; 25] = [
+    EventKind::Connected,
+    EventKind::Disconnected,
+    EventKind::PairSuccess,
+    EventKind::PairError,
+    EventKind::LoggedOut,
+    EventKind::PairingQrCode,
+    EventKind::PairingCode,
+    EventKind::PairingCodeRefresh,
+    EventKind::PairingCodeError,
+    EventKind::QrScannedWithoutMultidevice,
+    EventKind::ClientOutdated,
+    EventKind::Messages,
+    EventKind::Receipt,
+    EventKind::ServerAck,
+    EventKind::UndecryptableMessage,
+    EventKind::ContactNumberChanged,
+    EventKind::SelfPushNameUpdated,
+    EventKind::StreamReplaced,
+    EventKind::TemporaryBan,
+    EventKind::ConnectFailure,
+    EventKind::StreamError,
+    EventKind::AppStateSyncFailed,
+    EventKind::PairPasskeyRequest,
+    EventKind::PairPasskeyError,
+    EventKind::PairingQrCodesExhausted,
+];
+
+/// The handler that is subscribed.
+pub struct Sink {
+    context: Arc<Context>,
+    // The client owns its handlers: a strong reference would keep it alive for ever.
+    client: Weak<Client>,
+    queue: mpsc::UnboundedSender<Arc<Event>>,
+}
+
+impl Sink {
+    /// The handler, and the queue of what it leaves to `pump`.
+    #[must_use]
+    pub fn new(context: Arc<Context>, client: &Arc<Client>) -> (Self, mpsc::UnboundedReceiver<Arc<Event>>) {
+        let (queue, queued) = mpsc::unbounded_channel();
+        (Self { context, client: Arc::downgrade(client), queue }, queued)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.context.out.clock.now()
+    }
+
+    fn input(&self, input: Input) {
+        self.context.input(input);
+    }
+
+    fn blame(&self, trouble: impl Into<String>) {
+        self.context.progress.blame(trouble);
+    }
+
+    fn show_code(&self, is_typed: bool, text: &str, lasts: Duration) {
+        self.context.progress.through();
+        if self.context.pairing_by_code.load(Ordering::Relaxed) != is_typed {
+            return;
+        }
+        let (qr, code) = if is_typed { (None, Some(text.to_owned())) } else { (Some(text.to_owned()), None) };
+        self.input(Input::Shown { qr, code, expires_at: self.now().plus(lasts) });
+    }
+
+    fn connected(&self) {
+        self.context.progress.through();
+        self.input(Input::LoggedIn);
+        let (context, client) = (Arc::clone(&self.context), self.client.clone());
+        tokio::spawn(async move {
+            hush(&context, &client).await;
+            refresh_version_while_connected(&context, &client).await;
+        });
+    }
+
+    /// The library says "available" each time the account's name comes; this waits for that and takes it back.
+    fn name_came(&self) {
+        self.input(Input::MeChanged);
+        let Some(client) = self.client.upgrade() else { return };
+        let said = client.wait_for_sent_node(NodeFilter::tag("presence").attr("type", "available"));
+        let (context, client) = (Arc::clone(&self.context), self.client.clone());
+        tokio::spawn(async move {
+            if matches!(tokio::time::timeout(Duration::from_secs(30), said).await, Ok(Ok(_))) {
+                hush(&context, &client).await;
+            }
+        });
+    }
+
+    fn outdated(&self) {
+        self.input(Input::Outdated);
+        let context = Arc::downgrade(&self.context);
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            // The client is let go of as soon as anybody tries again.
+            while let (Some(context), Some(_)) = (context.upgrade(), client.upgrade()) {
+                if context.is_local || context.config.version.is_some() {
+                    return;
+                }
+                if context.renew_version().await {
+                    return context.input(Input::VersionRenewed);
+                }
+                drop(context);
+                tokio::time::sleep(VERSION_RETRY).await;
+            }
+        });
+    }
+
+    fn logged_out(&self, event: &LoggedOut) {
+        // Without a stanza it is our own logout, which the supervisor knows of.
+        let Some(stanza) = &event.raw else { return };
+        if event.reason == ConnectFailureReason::AccountLocked {
+            return self.input(Input::Locked);
+        }
+        let certain = is_device_removed(stanza);
+        let reason = match event.reason {
+            _ if certain => "the device was unlinked from the phone".to_owned(),
+            ConnectFailureReason::LoggedOut if event.on_connect => {
+                "WhatsApp does not know this device any more (401); link it again".to_owned()
+            }
+            ConnectFailureReason::LoggedOut => "WhatsApp ended the session; link it again".to_owned(),
+            _ => format!("WhatsApp ended the session ({}); link it again", event.reason.code()),
+        };
+        self.input(Input::LoggedOut { reason, certain });
+    }
+
+    fn banned(&self, ban: &TemporaryBan) {
+        let lasts = ban.expire.to_std().unwrap_or_default();
+        tracing::warn!(reason = %ban.code, "WhatsApp banned the account for a while");
+        self.input(Input::Banned { until: Some(self.now().plus(lasts)) });
+    }
+
+    fn login_refused(&self, failure: &ConnectFailure) {
+        if failure.reason == ConnectFailureReason::TempBanned {
+            return self.input(Input::Banned { until: None });
+        }
+        let code = failure.reason.code();
+        self.blame(match failure.reason {
+            ConnectFailureReason::ServiceUnavailable => format!("WhatsApp is not available now ({code})"),
+            ConnectFailureReason::InternalServerError => format!("WhatsApp's server had trouble ({code})"),
+            _ => format!("WhatsApp refused the login ({code})"),
+        });
+    }
+
+    fn pairing_failed(&self, reason: impl Into<String>) {
+        self.input(Input::PairingFailed(reason.into()));
+    }
+}
+
+/// Tells that the device was removed beyond doubt: the server's own word for it, not any 401.
+fn is_device_removed(stanza: &Node) -> bool {
+    stanza.tag == "stream:error"
+        && stanza
+            .get_optional_child("conflict")
+            .is_some_and(|conflict| conflict.attrs.get("type").is_some_and(|kind| kind.as_str() == "device_removed"))
+}
+
+/// Not online, unless wanted: WhatsApp rings the phone only while no other device is.
+async fn hush(context: &Context, client: &Weak<Client>) {
+    if context.config.presence_online {
+        return;
+    }
+    if let Some(client) = client.upgrade()
+        && let Err(error) = client.presence().set_unavailable().await
+    {
+        tracing::debug!(%error, "presence could not be set to unavailable");
+    }
+}
+
+/// A version that was current at login may be refused a month later: the next client claims the current one.
+async fn refresh_version_while_connected(context: &Context, client: &Weak<Client>) {
+    while !context.is_local && client.upgrade().is_some_and(|client| client.is_connected()) {
+        context.renew_version().await;
+        tokio::time::sleep(VERSION_REFRESH).await;
+    }
+}
+
+impl EventHandler for Sink {
+    fn interest(&self) -> EventInterest {
+        EventInterest::of(&KINDS)
+    }
+
+    fn handle_event(&self, event: Arc<Event>) {
+        match &*event {
+            Event::Connected(_) => self.connected(),
+            Event::Disconnected(lost) => self.blame(format!("the connection was lost: {}", lost.reason)),
+            Event::PairingQrCode(shown) => self.show_code(false, &shown.code, shown.timeout),
+            Event::PairingCode(shown) => self.show_code(true, &shown.code, shown.timeout),
+            Event::PairingCodeRefresh(_) => self.context.code_is_stale.notify_one(),
+            Event::PairingCodeError(failed) => {
+                self.pairing_failed(format!("WhatsApp gave no pairing code: {}", failed.error));
+            }
+            Event::PairError(failed) => self.pairing_failed(format!("pairing failed: {}", failed.error)),
+            Event::QrScannedWithoutMultidevice(_) => {
+                self.pairing_failed("the phone's WhatsApp is too old to link devices; update it");
+            }
+            Event::PairingQrCodesExhausted(_) => self.context.progress.through(),
+            Event::PairSuccess(_) => {
+                self.context.progress.through();
+                self.input(Input::Paired);
+            }
+            Event::PairPasskeyRequest(_) => self.input(Input::PasskeyRequired),
+            Event::PairPasskeyError(failed) => self.pairing_failed(format!("passkey pairing failed: {}", failed.error)),
+            Event::LoggedOut(event) => self.logged_out(event),
+            Event::StreamReplaced(_) => self.input(Input::Replaced),
+            Event::TemporaryBan(ban) => self.banned(ban),
+            Event::ClientOutdated(_) => self.outdated(),
+            Event::ConnectFailure(failure) => self.login_refused(failure),
+            Event::StreamError(error) if !error.code.is_empty() => {
+                self.blame(format!("WhatsApp ended the connection ({})", error.code));
+            }
+            Event::AppStateSyncFailed(failed) if !failed.connected => {
+                self.blame("WhatsApp did not hand over the account's settings");
+            }
+            Event::SelfPushNameUpdated(_) => self.name_came(),
+            Event::Messages(_)
+            | Event::Receipt(_)
+            | Event::ServerAck(_)
+            | Event::UndecryptableMessage(_)
+            | Event::ContactNumberChanged(_) => {
+                // The pump ends with the client only.
+                let _ = self.queue.send(event);
+            }
+            _ => {}
+        }
+    }
+}

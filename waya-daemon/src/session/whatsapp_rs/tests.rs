@@ -1,0 +1,115 @@
+//! The session without a server: addresses, start and stop, and why there is no connection.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::model::{Incoming, LinkState, PairingMethod, WhatsAppId};
+use crate::session::{Outgoing, SendError, SessionError};
+
+#[derive(Debug)]
+struct NoInbox;
+
+#[async_trait]
+impl Inbox for NoInbox {
+    async fn commit(&self, _: Vec<Incoming>) -> anyhow::Result<()> {
+        anyhow::bail!("nothing was to come in")
+    }
+}
+
+async fn open_at(folder: &Path, url: Option<&str>) -> Result<Arc<dyn WhatsApp>, OpenError> {
+    let config = SessionConfig {
+        data_dir: folder.to_owned(),
+        url: url.map(str::to_owned),
+        version: Some(version::DEFAULT),
+        sandbox: true,
+        ..SessionConfig::default()
+    };
+    open(config, Arc::new(NoInbox), mpsc::unbounded_channel().0, Arc::new(SystemClock)).await
+}
+
+/// Why a pairing at `url` has no connection.
+async fn reason_at(url: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let session = open_at(folder.path(), Some(url)).await.unwrap();
+    session.pair(PairingMethod::Qr).await.unwrap();
+    let mut link = session.link();
+    let offline = link.wait_for(|link| matches!(link.state, LinkState::Offline { retry_at: Some(_), .. }));
+    let state = tokio::time::timeout(Duration::from_secs(20), offline).await.unwrap().unwrap().state.clone();
+    session.shutdown().await;
+    let LinkState::Offline { reason, .. } = state else { unreachable!() };
+    reason.0
+}
+
+#[tokio::test]
+async fn without_keys_it_waits_to_be_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = open_at(folder.path(), Some("ws://127.0.0.1:9/ws/chat")).await.unwrap();
+    assert_eq!(session.link().borrow().state, LinkState::Unpaired);
+    assert_eq!(session.link().borrow().me, None);
+    assert_eq!(session.reconnect().await, Err(SessionError::NotLinked));
+    assert_eq!(session.logout().await, Err(SessionError::NotLinked));
+    assert!(!session.probe().await);
+    let outgoing = Outgoing {
+        whatsapp_id: WhatsAppId("A".to_owned()),
+        chat: crate::model::ChatId::phone("6281200000002"),
+        text: "Halo".to_owned(),
+    };
+    assert_eq!(session.send(outgoing).await, Err(SendError::Offline));
+    assert_eq!(session.registered(&["6281200000002".to_owned()]).await, Err(SendError::Offline));
+    session.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_no_address_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    for url in ["", "web.whatsapp.com", "https://127.0.0.1/ws", "ws://"] {
+        let refused = open_at(folder.path(), Some(url)).await;
+        assert!(matches!(refused, Err(OpenError::BadUrl { .. })), "{url:?}");
+    }
+}
+
+/// Names and other machines are refused by a build without the certificate check, and by no other.
+#[tokio::test]
+async fn a_build_without_the_certificate_check_refuses_the_real_whatsapp() {
+    for url in [None, Some("wss://web.whatsapp.com/ws/chat"), Some("ws://localhost:9/ws"), Some("ws://10.0.0.1/ws")] {
+        let folder = tempfile::tempdir().unwrap();
+        match open_at(folder.path(), url).await {
+            Err(OpenError::Forbidden(error)) => {
+                assert!(cfg!(feature = "sandbox"), "{error}");
+                assert!(!folder.path().join("whatsapp.db").exists(), "refused before anything was made");
+            }
+            Ok(session) => {
+                assert!(!cfg!(feature = "sandbox"), "{url:?} was allowed");
+                session.shutdown().await;
+            }
+            Err(other) => panic!("{url:?}: {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_port_is_named() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let reason = reason_at(&format!("ws://127.0.0.1:{port}/ws/chat")).await;
+    assert!(reason.contains(&format!("127.0.0.1:{port}")) && reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_whatsapp_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/ws/chat", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
+    let reason = reason_at(&url).await;
+    assert!(reason.contains("refused the connection") && reason.contains("404"), "{reason}");
+}
