@@ -1,6 +1,7 @@
 //! The `waya-sandbox` binary: arguments, logging, runtime, exit code.
 
 mod args;
+mod grpc;
 mod serve;
 
 use std::process::ExitCode;

@@ -13,6 +13,7 @@ use super::hook;
 use super::inbox::Inbox;
 use super::link::LinkState;
 use super::reader::Reader;
+use super::roster::Profile;
 use crate::emulator::Emulator;
 
 /// How a connection ended.
@@ -85,7 +86,7 @@ impl EventHandler for Ear {
 pub(super) struct Reaction {
     pub(super) client: Weak<Client>,
     pub(super) emulator: Emulator,
-    pub(super) phone: String,
+    pub(super) profile: Profile,
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
 }
@@ -101,7 +102,7 @@ impl Reaction {
                 Event::Connected(_) => self.read(&client, false).await,
                 Event::UndecryptableMessage(lost) => {
                     // The client asks the sender for another copy by itself.
-                    tracing::debug!(id = %lost.info.id, phone = %self.phone, "cannot decrypt yet");
+                    tracing::debug!(id = %lost.info.id, person = %self.profile.name, "cannot decrypt yet");
                 }
                 _ => {}
             }
@@ -110,8 +111,8 @@ impl Reaction {
 
     /// The person's own handset scans the code.
     async fn scan(&self, code: &str) {
-        if let Err(error) = self.emulator.scan_qr(code, Some(&self.phone)).await {
-            tracing::warn!(%error, phone = %self.phone, "a person could not link");
+        if let Err(error) = self.emulator.scan_qr(code, Some(&self.profile.phone)).await {
+            tracing::warn!(%error, person = %self.profile.name, "a person could not link");
         }
     }
 
@@ -124,7 +125,7 @@ impl Reaction {
             .map(|message| (hook::address(&message.info), message.info.id.clone()))
             .collect();
         if let Err(error) = self.inbox.mark_delivered(&delivered) {
-            tracing::error!(%error, phone = %self.phone, "cannot record a delivery");
+            tracing::error!(%error, person = %self.profile.name, "cannot record a delivery");
         }
         self.read(client, true).await;
     }
@@ -135,7 +136,7 @@ impl Reaction {
         }
         // What is not read now is read at the next message or connection.
         if let Err(error) = self.reader.read(client, delivered_only).await {
-            tracing::debug!(%error, phone = %self.phone, "could not read at once");
+            tracing::debug!(%error, person = %self.profile.name, "could not read at once");
         }
     }
 }

@@ -138,7 +138,7 @@ impl Link {
         Reaction {
             client: Arc::downgrade(client),
             emulator: self.emulator.clone(),
-            phone: self.profile.phone.clone(),
+            profile: self.profile.clone(),
             inbox: self.inbox.clone(),
             reader: self.reader.clone(),
         }
