@@ -19,6 +19,7 @@ async fn people_come_back_from_their_folders() {
     say(&control, "Budi", "Siti", "selama pergi").await;
     control.set_autoread("Agus", false).await.unwrap();
     let devices = first.emulator().accounts();
+    drop(control);
     first.shutdown().await.unwrap();
 
     let second = sandbox(Some(folder.path())).await;

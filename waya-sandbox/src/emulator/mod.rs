@@ -264,3 +264,8 @@ fn ensure_account(state: &mut State, phone: &str, name: &str) -> Result<(), Emul
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
 }
+
+/// Unix microseconds.
+fn now_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as i64)
+}

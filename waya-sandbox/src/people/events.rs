@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, watch};
 use whatsapp_rust::prelude::{Client, Event, EventHandler, MessageBatch};
 
+use super::acks::Acks;
 use super::hook;
 use super::inbox::Inbox;
 use super::link::LinkState;
@@ -31,6 +32,7 @@ pub(super) enum End {
 pub(super) struct Ear {
     client: Weak<Client>,
     state: Arc<watch::Sender<LinkState>>,
+    acks: Arc<Acks>,
     events: mpsc::UnboundedSender<Arc<Event>>,
     /// 0 or the number of an [`End`].
     end: AtomicU8,
@@ -41,10 +43,11 @@ impl Ear {
     pub(super) fn new(
         client: &Arc<Client>,
         state: Arc<watch::Sender<LinkState>>,
+        acks: Arc<Acks>,
         events: mpsc::UnboundedSender<Arc<Event>>,
     ) -> Self {
         let client = Arc::downgrade(client);
-        Self { client, state, events, end: AtomicU8::new(0), paired: AtomicBool::new(false) }
+        Self { client, state, acks, events, end: AtomicU8::new(0), paired: AtomicBool::new(false) }
     }
 
     /// What is known of the end of the last connection; forgotten by asking.
@@ -73,6 +76,7 @@ impl EventHandler for Ear {
                     self.state.send_replace(LinkState::Online(client));
                 }
             }
+            Event::ServerAck(ack) => return self.acks.answered(ack),
             Event::LoggedOut(_) => self.end.store(2, Ordering::Release),
             Event::StreamReplaced(_) => self.end.store(3, Ordering::Release),
             _ => {}

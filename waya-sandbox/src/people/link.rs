@@ -16,6 +16,7 @@ use whatsapp_rust::prelude::{Client, EventInterest, EventKind};
 use whatsapp_rust::transport::TokioWebSocketTransportFactory;
 
 use super::PeopleError;
+use super::acks::Acks;
 use super::events::{Ear, End, Reaction};
 use super::hook::InboxHook;
 use super::http::NoHttp;
@@ -33,11 +34,12 @@ const PRE_KEYS: usize = 30;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-const INTEREST: [EventKind; 7] = [
+const INTEREST: [EventKind; 8] = [
     EventKind::PairingQrCode,
     EventKind::PairSuccess,
     EventKind::Connected,
     EventKind::Messages,
+    EventKind::ServerAck,
     EventKind::LoggedOut,
     EventKind::StreamReplaced,
     EventKind::UndecryptableMessage,
@@ -62,6 +64,7 @@ pub(super) struct Link {
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
     pub(super) state: Arc<watch::Sender<LinkState>>,
+    pub(super) acks: Arc<Acks>,
     pub(super) wanted: watch::Sender<bool>,
     pub(super) shutdown: CancellationToken,
 }
@@ -98,7 +101,7 @@ impl Link {
         client.enable_auto_reconnect.store(false, Ordering::Relaxed);
         client.set_force_active_delivery_receipts(true);
         let (events, queue) = mpsc::unbounded_channel();
-        let ear = Arc::new(Ear::new(&client, self.state.clone(), events));
+        let ear = Arc::new(Ear::new(&client, self.state.clone(), self.acks.clone(), events));
         let subscription = client.subscribe(EventInterest::of(&INTEREST), ear.clone());
         let reaction = self.reaction(&client).run(queue);
         let reaction = tokio::spawn(reaction);

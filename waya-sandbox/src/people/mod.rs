@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use whatsapp_rust::bot::BotBuilderError;
 use whatsapp_rust::store::error::StoreError;
 
+mod acks;
 pub mod content;
 mod events;
 mod hook;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use whatsapp_rust::prelude::{Client, Jid, MessageBuilderExt, wa};
+use whatsapp_rust::prelude::{Client, Jid, MessageBuilderExt, SendOptions, wa};
 
 use super::PeopleError;
+use super::acks::Acks;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::link::{Link, LinkState};
@@ -20,12 +21,19 @@ use crate::emulator::Emulator;
 /// How long a request waits for the person's connection to come (back) up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a person waits for the server's answer to a message on a standing connection.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long after a failed send the end of its connection shows.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A handle on one person; the connection itself lives in a task.
 pub struct Person {
     profile: Profile,
     inbox: Arc<Inbox>,
     reader: Arc<Reader>,
     state: Arc<watch::Sender<LinkState>>,
+    acks: Arc<Acks>,
     wanted: watch::Sender<bool>,
 }
 
@@ -45,6 +53,7 @@ impl Person {
         let inbox = Arc::new(Inbox::open(file("inbox.log").as_deref())?);
         let reader = Arc::new(Reader::new(inbox.clone()));
         let state = Arc::new(watch::Sender::new(LinkState::Offline));
+        let acks = Arc::new(Acks::default());
         let wanted = watch::Sender::new(false);
         let link = Link {
             profile: profile.clone(),
@@ -53,10 +62,11 @@ impl Person {
             inbox: inbox.clone(),
             reader: reader.clone(),
             state: state.clone(),
+            acks: acks.clone(),
             wanted: wanted.clone(),
             shutdown,
         };
-        Ok((Self { profile, inbox, reader, state, wanted }, link))
+        Ok((Self { profile, inbox, reader, state, acks, wanted }, link))
     }
 
     /// Name and number.
@@ -88,14 +98,46 @@ impl Person {
         timeout(CONNECT_TIMEOUT, offline).await.map(drop).map_err(|_| self.stuck())
     }
 
-    /// Sends a text and returns its message id once it is on its way to the server.
+    /// Sends a text and returns its message id once the server has taken it. A connection that ends
+    /// before that makes the person send it again under the same id. When the server stays silent
+    /// on a standing connection, the text counts as said after three seconds.
     pub async fn say(&self, to: Jid, text: &str) -> Result<String, PeopleError> {
-        let client = self.client().await?;
-        let sent = timeout(CONNECT_TIMEOUT, client.send_message(to, wa::Message::text(text)))
+        let id = self.client().await?.generate_message_id();
+        let message = wa::Message::text(text);
+        let said = timeout(CONNECT_TIMEOUT, async {
+            loop {
+                let client = self.client().await?;
+                let mut state = self.state.subscribe();
+                if !matches!(*state.borrow_and_update(), LinkState::Online(_)) {
+                    continue;
+                }
+                tokio::select! {
+                    _ = state.changed() => {}
+                    sent = self.hand_over(&client, &to, &message, &id) => {
+                        // A send that fails because the connection ends is often the first to know.
+                        if sent.is_ok() || timeout(END_TIMEOUT, state.changed()).await.is_err() {
+                            return sent;
+                        }
+                    }
+                }
+            }
+        });
+        let said = said.await.unwrap_or_else(|_| Err(self.stuck()));
+        self.acks.forget(&id);
+        said.map(|()| id)
+    }
+
+    async fn hand_over(&self, client: &Client, to: &Jid, message: &wa::Message, id: &str) -> Result<(), PeopleError> {
+        let answer = self.acks.expect(id);
+        let options = SendOptions::default().with_message_id(id);
+        client
+            .send_message_with_options(to.clone(), message.clone(), options)
             .await
-            .map_err(|_| self.stuck())?
             .map_err(|error| PeopleError::NotSent(error.to_string()))?;
-        Ok(sent.message_id)
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(Err(code))) => Err(PeopleError::NotSent(format!("the server refused it with {code}"))),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Reads everything unread and returns how many messages that were.

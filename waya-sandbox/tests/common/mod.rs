@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use waya_sandbox::control::{Local, SandboxControl, SayRequest};
+use waya_sandbox::emulator::EmulatorError;
 use waya_sandbox::people::inbox::InboxEntry;
-use waya_sandbox::{Sandbox, SandboxConfig};
+use waya_sandbox::{Sandbox, SandboxConfig, SandboxError};
 
 /// Far longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -14,7 +15,16 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A sandbox with three people (so that all of them are in the group), kept in `data_dir` if given.
 pub async fn sandbox(data_dir: Option<&Path>) -> Sandbox {
     let config = SandboxConfig { people: 3, data_dir: data_dir.map(Path::to_owned), ..SandboxConfig::default() };
-    tokio::time::timeout(PATIENCE, Sandbox::start(config)).await.expect("it starts in time").unwrap()
+    let start = async {
+        loop {
+            match Sandbox::start(config.clone()).await {
+                // The one before still closes its connections.
+                Err(SandboxError::Emulator(EmulatorError::InUse(_))) => tokio::task::yield_now().await,
+                started => return started.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, start).await.expect("it starts in time")
 }
 
 /// A text from one to another; `group:NAME` addresses a group.

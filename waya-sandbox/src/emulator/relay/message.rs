@@ -9,7 +9,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
 use super::{Namespace, canonical, jid_attr, receipt, text_attr};
 use crate::emulator::faults::AckFate;
-use crate::emulator::now;
+use crate::emulator::{now, now_micros};
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
 use crate::emulator::state::{Account, State};
@@ -283,6 +283,8 @@ impl Handed<'_> {
             .attr("from", from)
             .attr("id", self.id.as_str())
             .attr("t", now())
+            // Tells a stanza that is handed over again from a message that was sent again.
+            .attr("sts", now_micros())
             .attr("notify", sender.record.name.as_str());
         for name in ["type", "edit", "category"] {
             if let Some(value) = text_attr(self.node, name) {
