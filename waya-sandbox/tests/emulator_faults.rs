@@ -1,0 +1,177 @@
+//! Every fault has the effect it is named after, and goes away again.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Person, World, until};
+use waya_sandbox::emulator::{Fault, FaultTarget};
+use whatsapp_rust::wacore::types::events::Event;
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+
+fn ani() -> FaultTarget {
+    FaultTarget::Phone(ANI.to_owned())
+}
+
+async fn two() -> (World, Person, Person) {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let budi = world.link(BUDI, "Budi").await;
+    (world, ani, budi)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_ack_comes_after_the_message_arrived() {
+    let (world, mut ani_client, mut budi) = two().await;
+    world.emulator.set_fault(Fault::AckDelay { ms: 1500 }, ani());
+    let id = ani_client.say(BUDI, "early").await;
+    assert_eq!(budi.text().await.text, "early");
+    let stats = world.emulator.stats();
+    assert_eq!((stats.relayed, stats.acked, stats.in_flight), (1, 0, 1));
+    assert_eq!(ani_client.ack(&id).await, None);
+    let stats = world.emulator.stats();
+    assert_eq!((stats.acked, stats.in_flight, stats.never_acked), (1, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_dies_before_its_ack_is_counted() {
+    let (world, ani_client, mut budi) = two().await;
+    world.emulator.set_fault(Fault::AckDelay { ms: 1000 }, FaultTarget::All);
+    ani_client.say(BUDI, "last words").await;
+    budi.text().await;
+    assert_eq!(world.emulator.stats().senders[ANI].in_flight, 1);
+    ani_client.leave().await;
+    until("the ack to fail", || world.emulator.stats().senders[ANI].never_acked == 1).await;
+    assert_eq!(world.emulator.stats().senders[ANI].acked, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_ack_never_comes_though_the_message_does() {
+    let (world, mut ani_client, mut budi) = two().await;
+    world.emulator.set_fault(Fault::AckLost, ani());
+    let lost = ani_client.say(BUDI, "unacked").await;
+    assert_eq!(budi.text().await.text, "unacked");
+    world.emulator.clear_faults(&ani());
+    let acked = ani_client.say(BUDI, "acked").await;
+    let first = ani_client
+        .wait("an ack", |event| match event {
+            Event::ServerAck(ack) => ack.id.clone().into(),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, acked, "{lost} was acked");
+    assert_eq!(world.emulator.stats().never_acked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_message_goes_nowhere_and_says_why() {
+    let (world, mut ani_client, mut budi) = two().await;
+    let lock = ani_client.client.mex().fetch_reachout_timelock().await.unwrap();
+    assert_eq!(lock.is_active, Some(false));
+    world.emulator.set_fault(Fault::Nack { code: 463 }, ani());
+    let id = ani_client.say(BUDI, "refused").await;
+    assert_eq!(ani_client.ack(&id).await.as_deref(), Some("463"));
+    let lock = ani_client.client.mex().fetch_reachout_timelock().await.unwrap();
+    assert_eq!(lock.is_active, Some(true));
+    world.emulator.clear_faults(&FaultTarget::All);
+    ani_client.say(BUDI, "taken").await;
+    assert_eq!(budi.text().await.text, "taken");
+    let stats = world.emulator.stats();
+    assert_eq!((stats.relayed, stats.nacked), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_client_comes_back() {
+    for fault in [Fault::Cut, Fault::CutMidFrame] {
+        let (world, mut ani_client, mut budi) = two().await;
+        world.emulator.set_fault(fault, ani());
+        ani_client.connected().await;
+        let id = ani_client.say(BUDI, "back").await;
+        assert_eq!(budi.text().await.text, "back");
+        ani_client.receipt(&id).await;
+        assert!(world.emulator.faults().is_empty(), "{fault} is over once it struck");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_connections_work_again_when_the_fault_is_cleared() {
+    let (world, mut ani_client, _budi) = two().await;
+    for target in [FaultTarget::All, ani()] {
+        world.emulator.set_fault(Fault::RefuseConnections, target.clone());
+        world.emulator.set_fault(Fault::Cut, ani());
+        until("the client to be gone", || !connected(&world)).await;
+        assert_eq!(world.emulator.faults().len(), 1);
+        world.emulator.clear_faults(&target);
+        ani_client.connected().await;
+        assert!(connected(&world));
+    }
+}
+
+fn connected(world: &World) -> bool {
+    world.emulator.accounts()[0].devices[0].connected
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_logins_say_why() {
+    let (world, ani_client, _budi) = two().await;
+    let keys = ani_client.leave().await;
+    world.emulator.set_fault(Fault::RefuseLogins { code: 402 }, ani());
+    let url = world.emulator.whatsapp_url();
+    let mut banned = Person::resume(&url, "Ani", keys).await;
+    banned.wait("the ban", |event| matches!(event, Event::TemporaryBan(_)).then_some(())).await;
+    let keys = banned.leave().await;
+    world.emulator.set_fault(Fault::RefuseLogins { code: 401 }, ani());
+    let mut out = Person::resume(&url, "Ani", keys).await;
+    out.wait("being out", |event| matches!(event, Event::LoggedOut(_)).then_some(())).await;
+    let keys = out.leave().await;
+    world.emulator.clear_faults(&ani());
+    Person::resume(&url, "Ani", keys).await.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_client_is_told() {
+    let (world, mut ani_client, _budi) = two().await;
+    world.emulator.set_fault(Fault::Replaced, ani());
+    let told = |event: &Event| matches!(event, Event::StreamReplaced(_)).then_some(());
+    ani_client.wait("being replaced", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_login_of_the_same_device_replaces_the_first() {
+    let (world, mut ani_client, _budi) = two().await;
+    let url = world.emulator.whatsapp_url();
+    let mut twin = Person::resume(&url, "Ani", ani_client.backend.clone()).await;
+    twin.connected().await;
+    let told = |event: &Event| matches!(event, Event::StreamReplaced(_)).then_some(());
+    ani_client.wait("being replaced", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_logged_out_client_is_told_and_its_device_is_gone() {
+    let (world, mut ani_client, _budi) = two().await;
+    world.emulator.set_fault(Fault::LoggedOut, ani());
+    let told = |event: &Event| matches!(event, Event::LoggedOut(_)).then_some(());
+    ani_client.wait("being logged out", told).await;
+    assert!(world.emulator.accounts()[0].devices.is_empty());
+    assert_eq!(world.emulator.accounts()[1].devices.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_receipts_the_author_hears_nothing() {
+    let (world, mut ani_client, mut budi) = two().await;
+    world.emulator.set_fault(Fault::DropReceipts, ani());
+    let silent = ani_client.say(BUDI, "silent").await;
+    assert_eq!(budi.text().await.text, "silent");
+    until("the receipt to be swallowed", || world.emulator.stats().queued == 0).await;
+    world.emulator.clear_faults(&ani());
+    let loud = ani_client.say(BUDI, "loud").await;
+    let first = ani_client
+        .wait("a receipt", |event| match event {
+            Event::Receipt(receipt) => receipt.message_ids.first().cloned(),
+            _ => None,
+        })
+        .await;
+    assert_eq!(first, loud, "{silent} was confirmed");
+}

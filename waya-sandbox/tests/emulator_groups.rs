@@ -1,0 +1,105 @@
+//! Groups and several devices of one person.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Person, World, until};
+use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore_binary::Jid;
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+const CITRA: &str = "6281200000003";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_text_reaches_every_member_and_they_confirm_it() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    let mut citra = world.link(CITRA, "Citra").await;
+    let members = [ANI, BUDI, CITRA].map(ToOwned::to_owned);
+    let group = world.emulator.ensure_group("Team", &members);
+    assert_eq!(world.emulator.ensure_group("Team", &members), group);
+    for person in [&mut ani, &mut budi, &mut citra] {
+        person
+            .wait("news of the group", |event| {
+                matches!(event, Event::GroupUpdate(update) if update.group_jid.to_string() == group.jid).then_some(())
+            })
+            .await;
+    }
+    let known = ani.client.groups().get_participating().await.unwrap();
+    assert_eq!(known[&group.jid.parse::<Jid>().unwrap()].participants.len(), 3);
+
+    for (round, text) in ["first", "second"].into_iter().enumerate() {
+        let id = ani.say(&group.jid, text).await;
+        assert_eq!(ani.ack(&id).await, None, "round {round}");
+        for person in [&mut budi, &mut citra] {
+            let received = person.text().await;
+            assert_eq!((received.text.as_str(), received.chat.as_str()), (text, group.jid.as_str()));
+        }
+        ani.receipt(&id).await;
+        ani.receipt(&id).await;
+    }
+    let id = budi.say(&group.jid, "answer").await;
+    assert_eq!(ani.text().await.text, "answer");
+    assert_eq!(citra.text().await.text, "answer");
+    budi.receipt(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_closed_to_others_and_can_be_made_by_a_client() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    let citra = world.link(CITRA, "Citra").await;
+    world.emulator.ensure_account(BUDI, "Budi");
+    let group = world.emulator.ensure_group("Theirs", &[ANI.to_owned(), BUDI.to_owned()]);
+    let jid: Jid = group.jid.parse().unwrap();
+    assert!(citra.client.groups().get_metadata(&jid).await.is_err());
+    assert_eq!(ani.client.groups().get_metadata(&jid).await.unwrap().subject, "Theirs");
+
+    let options = whatsapp_rust::GroupCreateOptions::builder()
+        .subject("Mine")
+        .participants(vec![whatsapp_rust::GroupParticipantOptions::new(Jid::pn(CITRA))])
+        .build();
+    citra_and_ani_make(&mut ani, options).await;
+    let made = world.emulator.groups();
+    let made = made.iter().find(|group| group.subject == "Mine").unwrap();
+    assert_eq!(made.members, [ANI, CITRA]);
+}
+
+async fn citra_and_ani_make(ani: &mut Person, options: whatsapp_rust::GroupCreateOptions) {
+    ani.client.groups().create_group(options).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absent_member_gets_the_group_text_later() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let budi = world.link(BUDI, "Budi").await;
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    let keys = budi.leave().await;
+    ani.say(&group.jid, "while you were out").await;
+    let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys).await;
+    assert_eq!(budi.text().await.text, "while you were out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_device_of_a_person_sees_the_same_conversation() {
+    let world = World::start().await;
+    let mut desk = world.link(ANI, "Ani").await;
+    let mut laptop = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+
+    let id = desk.say(BUDI, "from the desk").await;
+    let received = budi.text().await;
+    assert_eq!(received.text, "from the desk");
+    let copy = laptop.text().await;
+    assert_eq!((copy.text.as_str(), copy.id, copy.from_me), ("from the desk", id.clone(), true));
+    assert_eq!(world.emulator.stats().relayed, 1, "copies for the own devices are no further messages");
+
+    budi.say(&received.chat, "to both").await;
+    assert_eq!(desk.text().await.text, "to both");
+    assert_eq!(laptop.text().await.text, "to both");
+    until("the queues to be empty", || world.emulator.stats().queued == 0).await;
+}
