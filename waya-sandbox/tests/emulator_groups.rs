@@ -7,6 +7,7 @@ mod support;
 use support::{Person, World, until};
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::{GroupCreateOptions, GroupParticipantOptions};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
@@ -50,7 +51,7 @@ async fn a_group_text_reaches_every_member_and_they_confirm_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_is_closed_to_others_and_can_be_made_by_a_client() {
     let world = World::start().await;
-    let mut ani = world.link(ANI, "Ani").await;
+    let ani = world.link(ANI, "Ani").await;
     let citra = world.link(CITRA, "Citra").await;
     world.emulator.ensure_account(BUDI, "Budi");
     let group = world.emulator.ensure_group("Theirs", &[ANI.to_owned(), BUDI.to_owned()]);
@@ -58,18 +59,14 @@ async fn a_group_is_closed_to_others_and_can_be_made_by_a_client() {
     assert!(citra.client.groups().get_metadata(&jid).await.is_err());
     assert_eq!(ani.client.groups().get_metadata(&jid).await.unwrap().subject, "Theirs");
 
-    let options = whatsapp_rust::GroupCreateOptions::builder()
+    let options = GroupCreateOptions::builder()
         .subject("Mine")
-        .participants(vec![whatsapp_rust::GroupParticipantOptions::new(Jid::pn(CITRA))])
+        .participants(vec![GroupParticipantOptions::new(Jid::pn(CITRA))])
         .build();
-    citra_and_ani_make(&mut ani, options).await;
+    ani.client.groups().create_group(options).await.unwrap();
     let made = world.emulator.groups();
     let made = made.iter().find(|group| group.subject == "Mine").unwrap();
     assert_eq!(made.members, [ANI, CITRA]);
-}
-
-async fn citra_and_ani_make(ani: &mut Person, options: whatsapp_rust::GroupCreateOptions) {
-    ani.client.groups().create_group(options).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,15 +85,21 @@ async fn an_absent_member_gets_the_group_text_later() {
 async fn every_device_of_a_person_sees_the_same_conversation() {
     let world = World::start().await;
     let mut desk = world.link(ANI, "Ani").await;
-    let mut laptop = world.link(ANI, "Ani").await;
     let mut budi = world.link(BUDI, "Budi").await;
+    // Both lists of devices are known by now, and grow by one.
+    budi.say(ANI, "hello").await;
+    desk.text().await;
+    let mut laptop = world.link(ANI, "Ani").await;
+    let grown = |event: &Event| matches!(event, Event::DeviceListUpdate(_)).then_some(());
+    desk.wait("the new device", grown).await;
+    budi.wait("the new device", grown).await;
 
     let id = desk.say(BUDI, "from the desk").await;
     let received = budi.text().await;
     assert_eq!(received.text, "from the desk");
     let copy = laptop.text().await;
     assert_eq!((copy.text.as_str(), copy.id, copy.from_me), ("from the desk", id.clone(), true));
-    assert_eq!(world.emulator.stats().relayed, 1, "copies for the own devices are no further messages");
+    assert_eq!(world.emulator.stats().relayed, 2, "copies for the own devices are no further messages");
 
     budi.say(&received.chat, "to both").await;
     assert_eq!(desk.text().await.text, "to both");

@@ -14,7 +14,7 @@ use waya_sandbox::emulator::{Emulator, EmulatorConfig, ScannedDevice};
 use whatsapp_rust::async_channel::Receiver;
 use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::pair_code::PairCodeOptions;
-use whatsapp_rust::transport::TokioWebSocketTransportFactory;
+use whatsapp_rust::transport::{TokioWebSocketTransportFactory, TransportFactory};
 use whatsapp_rust::wacore::net::{HttpClient, HttpRequest, HttpResponse};
 use whatsapp_rust::wacore::store::InMemoryBackend;
 use whatsapp_rust::wacore::types::events::{ChannelEventHandler, Event, InboundMessage, Receipt};
@@ -101,9 +101,24 @@ impl Person {
     }
 
     async fn build(url: &str, name: &str, backend: Arc<InMemoryBackend>, code: Option<PairCodeOptions>) -> Self {
+        let factory = TokioWebSocketTransportFactory::new().with_url(url);
+        Self::build_on(factory, name, backend, code).await
+    }
+
+    /// A client on a transport of its own.
+    pub async fn through(factory: impl TransportFactory + 'static, name: &str) -> Self {
+        Self::build_on(factory, name, Arc::new(InMemoryBackend::new()), None).await
+    }
+
+    async fn build_on(
+        factory: impl TransportFactory + 'static,
+        name: &str,
+        backend: Arc<InMemoryBackend>,
+        code: Option<PairCodeOptions>,
+    ) -> Self {
         let builder = Bot::builder()
             .with_backend_arc(backend.clone())
-            .with_transport_factory(TokioWebSocketTransportFactory::new().with_url(url))
+            .with_transport_factory(factory)
             .with_http_client(NoHttp)
             .with_version((2, 3000, 1_015_901_307))
             .with_push_name(name)

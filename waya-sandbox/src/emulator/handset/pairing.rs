@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::emulator::state::account::MAX_LINKED_DEVICES;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
 use crate::emulator::wire::Outgoing;
-use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, now};
+use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, now, relay};
 
 /// How long a client may take to countersign.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -135,5 +135,5 @@ fn keep(
         signed_pre_key_signature: Bytes::copy_from_slice(&registration.signed_pre_key_signature),
         device_identity: identity.into(),
     };
-    emulator.state().commit(Change::Device(record)).map_err(|error| ScanError::Refused(error.to_string()))
+    relay::devices::link(&mut emulator.state(), record).map_err(|error| ScanError::Refused(error.to_string()))
 }

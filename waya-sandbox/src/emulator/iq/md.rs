@@ -6,9 +6,8 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
 use super::{Answer, Request};
 use crate::emulator::handset;
-use crate::emulator::relay::{jid_attr, text_attr};
+use crate::emulator::relay::{devices, jid_attr, text_attr};
 use crate::emulator::session::device_removed;
-use crate::emulator::state::record::Change;
 use crate::emulator::wire::Outgoing;
 
 /// A client that logged out still reads the answer before its connection ends.
@@ -46,7 +45,7 @@ fn remove(request: &Request<'_>, device: u16) -> Answer {
         return Answer::Refused(404, "item-not-found");
     };
     let (key, session) = (account.key(device), known.session.clone());
-    if state.commit(Change::DeviceGone(key)).is_err() {
+    if devices::unlink(&mut state, &key).is_err() {
         return Answer::Refused(500, "internal-server-error");
     }
     drop(state);

@@ -6,7 +6,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent, NodeRef, Server};
 use super::{Answer, Request};
 use crate::emulator::handset::adv::key_index_list;
 use crate::emulator::now;
-use crate::emulator::relay::{Namespace, jid_attr, text_attr};
+use crate::emulator::relay::{Namespace, devices, jid_attr, text_attr};
 use crate::emulator::state::{Account, State, phone_digits};
 
 pub(super) fn answer(request: &Request<'_>) -> Answer {
@@ -20,8 +20,14 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
         .collect();
     let users = usync.get_optional_child("list").and_then(NodeRef::children).unwrap_or_default();
     let pn_only = request.session.emulator.config().pn_only;
-    let state = request.session.emulator.state();
-    let users: Vec<_> = users.iter().map(|user| Asked::read(&state, user).answer(&questions, pn_only)).collect();
+    let mut state = request.session.emulator.state();
+    let asked: Vec<_> = users.iter().map(|user| Asked::read(&state, user)).collect();
+    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, pn_only)).collect();
+    if questions.iter().any(|question| question == "devices") {
+        let accounts = asked.iter().filter_map(|asked| asked.account);
+        let phones = accounts.map(|account| account.phone().to_owned()).collect();
+        devices::remember(&mut state, request.phone, phones);
+    }
     let mut answer = NodeBuilder::new("usync").attr("index", "0").attr("last", "true");
     for name in ["sid", "mode", "context"] {
         if let Some(value) = text_attr(usync, name) {

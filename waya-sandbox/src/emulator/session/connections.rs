@@ -6,9 +6,8 @@ use std::sync::Mutex;
 use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
-use crate::emulator::state::record::Change;
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
-use crate::emulator::{Emulator, Fault, FaultTarget, lock};
+use crate::emulator::{Emulator, Fault, FaultTarget, lock, relay};
 
 /// Every live connection, with the phone it is logged in for.
 #[derive(Debug, Default)]
@@ -77,7 +76,7 @@ pub(crate) fn unlink(emulator: &Emulator, phone: &str) -> usize {
         account.devices.iter().map(|(number, device)| (account.key(*number), device.session.clone())).collect();
     let count = devices.len();
     for (key, session) in devices {
-        if state.commit(Change::DeviceGone(key)).is_err() {
+        if relay::devices::unlink(&mut state, &key).is_err() {
             continue;
         }
         if let Some(session) = session {

@@ -1,6 +1,6 @@
 //! An account: a phone number, the keys of its handset, and its linked devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -24,6 +24,8 @@ pub(crate) struct Account {
     pub(crate) identity: KeyPair,
     pub(crate) signed_pre_key: KeyPair,
     pub(crate) devices: BTreeMap<u16, Device>,
+    /// Accounts that hold this one's device list.
+    pub(crate) known_by: BTreeSet<String>,
 }
 
 impl fmt::Debug for Account {
@@ -67,6 +69,7 @@ impl Account {
             signed_pre_key: key_pair(&record.signed_pre_key_private)?,
             record,
             devices: BTreeMap::new(),
+            known_by: BTreeSet::new(),
         })
     }
 

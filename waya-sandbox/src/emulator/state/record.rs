@@ -8,7 +8,7 @@ use bytes::Bytes;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
     /// What changed.
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub change: Option<Change>,
 }
 
@@ -48,6 +48,9 @@ pub enum Change {
     /// How often a sender handed over each id (written when the journal is rewritten).
     #[prost(message, tag = "11")]
     Counts(CountsRecord),
+    /// Somebody asked for an account's devices.
+    #[prost(message, tag = "12")]
+    Knows(KnowsRecord),
 }
 
 /// A device of an account.
@@ -199,6 +202,15 @@ pub struct ConfirmedRecord {
     pub key: DeviceKey,
     #[prost(uint64, repeated, tag = "2")]
     pub sequences: Vec<u64>,
+}
+
+/// Who asked for an account's devices and hears of their changes from then on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KnowsRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(string, tag = "2")]
+    pub watcher: String,
 }
 
 /// Counts of one sender.

@@ -6,7 +6,7 @@ use super::account::Account;
 use super::device::Device;
 use super::group::Group;
 use super::record::{
-    Change, ConfirmedRecord, CountsRecord, DeviceRecord, PreKeysRecord, QueueEntry, QueuedRecord, Record,
+    Change, ConfirmedRecord, CountsRecord, DeviceRecord, KnowsRecord, PreKeysRecord, QueueEntry, QueuedRecord, Record,
 };
 
 impl State {
@@ -41,6 +41,11 @@ impl State {
             Change::KeysShared(key) => {
                 if let Some(device) = self.device_by_key(&key) {
                     device.keys_shared = true;
+                }
+            }
+            Change::Knows(record) => {
+                if let Some(account) = self.accounts.get_mut(&record.phone) {
+                    account.known_by.insert(record.watcher);
                 }
             }
             Change::Counts(record) => {
@@ -94,6 +99,9 @@ impl State {
         let mut changes = Vec::new();
         for account in self.accounts.values() {
             changes.push(Change::Account(account.record.clone()));
+            changes.extend(account.known_by.iter().map(|watcher| {
+                Change::Knows(KnowsRecord { phone: account.phone().to_owned(), watcher: watcher.clone() })
+            }));
             account.devices.values().for_each(|device| snapshot_device(device, &mut changes));
         }
         changes.extend(self.groups.values().map(|group| Change::Group(group.record.clone())));
