@@ -116,6 +116,7 @@ fn message(entry: InboxEntry) -> Result<InboxMessage, Status> {
 }
 
 /// A refusal with its code and field in the metadata, as the daemon's own services do it.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
 fn refused(error: ControlError) -> Status {
     let code = match error.status() {
         404 => Code::NotFound,

@@ -63,7 +63,7 @@ impl Stanza {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
-    Received(Received),
+    Received(Box<Received>),
     Copy { row: usize, stanza: Stanza },
     Delivered { rows: Vec<usize> },
     Read { rows: Vec<usize> },
@@ -151,7 +151,7 @@ impl Inbox {
             match known {
                 None => {
                     fresh.insert(key, state.rows.len() + fresh.len());
-                    records.push(Record::Received(message));
+                    records.push(Record::Received(Box::new(message)));
                 }
                 Some(row) if state.saw(row, message.stanza) => {}
                 Some(row) => records.push(Record::Copy { row, stanza: message.stanza }),
@@ -274,7 +274,7 @@ impl State {
                 self.index.insert(key, place);
                 self.undelivered.insert(place);
                 self.unread.insert(place);
-                self.rows.push(Row { received, copies: Vec::new() });
+                self.rows.push(Row { received: *received, copies: Vec::new() });
             }
             Record::Copy { row, stanza } => {
                 if let Some(row) = self.rows.get_mut(row) {

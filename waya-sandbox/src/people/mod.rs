@@ -119,7 +119,8 @@ impl People {
     /// Brings everybody online at the same time and returns once all of them are.
     pub async fn go_online(&self) -> Result<(), PeopleError> {
         let mut coming = JoinSet::new();
-        for person in self.0.people.iter().cloned() {
+        for person in &self.0.people {
+            let person = person.clone();
             coming.spawn(async move { person.go_online().await });
         }
         coming.join_all().await.into_iter().collect()

@@ -51,10 +51,9 @@ pub async fn inbox_once(sandbox: &Sandbox, who: &str, expected: impl Fn(&[InboxE
             changes.changed().await.unwrap();
         }
     };
-    match tokio::time::timeout(PATIENCE, wait).await {
-        Ok(entries) => entries,
-        Err(_) => panic!("{who}'s inbox never looked as expected: {:#?}", person.inbox().entries()),
-    }
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("{who}'s inbox never looked as expected: {:#?}", person.inbox().entries()))
 }
 
 /// Waits until the emulator keeps nothing for anybody: everything was confirmed.
