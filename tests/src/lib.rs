@@ -4,6 +4,8 @@
 
 pub mod http;
 pub mod process;
+pub mod world;
 
 pub use http::Api;
 pub use process::{Binary, Running};
+pub use world::{BUDI, OWN_PHONE, Options, SITI, World, until};

@@ -98,6 +98,36 @@ pub struct OpenMessage {
     pub attempts: u32,
 }
 
+impl From<&NewMessage> for OpenMessage {
+    fn from(new: &NewMessage) -> Self {
+        Self {
+            id: new.id,
+            chat: new.chat.clone(),
+            lane: new.lane,
+            status: Status::Pending,
+            created_at: new.created_at,
+            not_before: new.not_before,
+            retry_at: None,
+            attempts: 0,
+        }
+    }
+}
+
+impl From<&Message> for OpenMessage {
+    fn from(message: &Message) -> Self {
+        Self {
+            id: message.id,
+            chat: message.chat.clone(),
+            lane: message.lane,
+            status: message.status,
+            created_at: message.created_at,
+            not_before: message.not_before,
+            retry_at: message.retry_at,
+            attempts: message.attempts,
+        }
+    }
+}
+
 /// Which messages to list, newest first.
 #[derive(Debug, Clone, Default)]
 pub struct ListFilter {

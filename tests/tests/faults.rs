@@ -1,0 +1,132 @@
+//! What goes wrong with WhatsApp, and what becomes of a message then. One world a fault, made by the emulator.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
+
+/// How often the emulator was handed each id by the own account.
+async fn handed_over(world: &World, id: &str) -> Result<u64> {
+    let (_, stats) = world.admin.get("/stats").await?;
+    let sender = &stats["senders"][OWN_PHONE];
+    Ok(sender["repeated_ids"][id].as_u64().unwrap_or(1))
+}
+
+#[tokio::test]
+async fn an_ack_that_never_comes_is_tried_again_under_the_same_id_and_then_told() -> Result<()> {
+    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "500ms").env("WAYA_QUEUE_MAX_ATTEMPTS", "2");
+    let world = World::with(options)?;
+    world.fault("ack-lost", &[]).await?;
+    let (_, answer) = world.admin.post("/fault", &json!({"kind": "no-receipts"})).await?;
+    ensure!(answer["success"] != false, "{answer}");
+    let id = world.accept(BUDI, "Halo").await?;
+    let failed = world.until_message(&id, |message| message["status"] == "failed").await?;
+    assert_eq!(failed["error"], "no answer from WhatsApp, it may have arrived");
+    assert_eq!(failed["attempts"], 2);
+    let whatsapp_id = failed["whatsappId"].as_str().context("no id")?.to_owned();
+    assert_eq!(handed_over(&world, &whatsapp_id).await?, 2);
+    let inbox = world.inbox(BUDI).await?;
+    assert_eq!(inbox.len(), 1, "one row, whatever was repeated: {inbox:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_late_receipt_turns_a_failure_into_sent() -> Result<()> {
+    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "500ms").env("WAYA_QUEUE_MAX_ATTEMPTS", "1");
+    let world = World::with(options)?;
+    world.fault("ack-lost", &[]).await?;
+    let (status, answer) = world.admin.post("/offline", &json!({"who": BUDI})).await?;
+    ensure!(status.is_success(), "{answer}");
+    let id = world.accept(BUDI, "Halo").await?;
+    world.until_message(&id, |message| message["status"] == "failed").await?;
+    let (status, answer) = world.admin.post("/online", &json!({"who": BUDI})).await?;
+    ensure!(status.is_success(), "{answer}");
+    let message = world.until_message(&id, |message| message["ack"] == "read").await?;
+    assert_eq!((&message["status"], &message["error"]), (&json!("sent"), &json!(null)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_has_its_reason_and_holds_nobody_up() -> Result<()> {
+    let world = World::start()?;
+    world.fault("nack", &["463"]).await?;
+    let refused = world.accept(BUDI, "Halo").await?;
+    let failed = world.until_message(&refused, |message| message["status"] == "failed").await?;
+    let error = failed["error"].as_str().unwrap_or_default();
+    assert!(error.contains("463") && error.contains("restricts"), "{failed}");
+    world.no_faults().await?;
+    let next = world.accept(SITI, "Halo").await?;
+    world.until_message(&next, |message| message["status"] == "sent").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cut_in_the_middle_of_a_send_resends_under_the_same_id() -> Result<()> {
+    let world = World::start()?;
+    let first = world.accept(BUDI, "first").await?;
+    world.until_message(&first, |message| message["status"] == "sent").await?;
+    world.fault("ack-delay", &["60000"]).await?;
+    let id = world.accept(BUDI, "second").await?;
+    world.until_message(&id, |message| message["status"] == "sending").await?;
+    until("the emulator has it", || async {
+        let (_, stats) = world.admin.get("/stats").await?;
+        ensure!(stats["senders"][OWN_PHONE]["in_flight"] == 1, "{stats}");
+        Ok(())
+    })
+    .await?;
+    world.no_faults().await?;
+    world.fault("cut", &[]).await?;
+    let message = world.until_message(&id, |message| message["status"] == "sent").await?;
+    let inbox = world.inbox(BUDI).await?;
+    assert_eq!(inbox.iter().filter(|row| row["text"] == "second").count(), 1, "{inbox:?}");
+    assert_eq!(inbox[1]["id"], message["whatsappId"]);
+    world.until_session("connected").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn offline_says_why_and_until_when_and_still_accepts() -> Result<()> {
+    let mut world = World::start()?;
+    world.fault("refuse", &[]).await?;
+    world.fault("cut", &[]).await?;
+    let session = world.until_session("offline").await?;
+    assert!(session["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{session}");
+    assert!(session["retryAt"].is_u64(), "{session}");
+    let id = world.accept(BUDI, "Halo").await?;
+    let waiting = world.until_message(&id, |message| message["hold"].is_object()).await?;
+    assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
+    assert_eq!(waiting["hold"]["reason"], "offline");
+    assert_eq!(world.waya(&["status"])?.status.code(), Some(5));
+    world.no_faults().await?;
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    world.stop()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn replaced_by_another_client_never_fights_back() -> Result<()> {
+    let world = World::start()?;
+    world.fault("replaced", &[]).await?;
+    world.until_session("replaced").await?;
+    let id = world.accept(BUDI, "Halo").await?;
+    world.until_message(&id, |message| message["hold"]["reason"] == "offline").await?;
+    let (_, session) = world.api.get("/api/session").await?;
+    assert_eq!((&session["state"], &session["retryAt"]), (&json!("replaced"), &json!(null)));
+    // `waya login` takes it back.
+    let login = world.waya(&["login"])?;
+    assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn logged_out_from_the_phone_keeps_the_queue() -> Result<()> {
+    let world = World::start()?;
+    world.fault("logged-out", &[]).await?;
+    let session = world.until_session("logged_out").await?;
+    assert!(session["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{session}");
+    let id = world.accept(BUDI, "Halo").await?;
+    let message = world.until_message(&id, |message| message["hold"]["reason"] == "offline").await?;
+    assert_eq!((&message["status"], &message["attempts"]), (&json!("pending"), &json!(0)));
+    assert_eq!(world.waya(&["send", BUDI, "x", "--wait", "sent", "--timeout", "1s"])?.status.code(), Some(5));
+    Ok(())
+}

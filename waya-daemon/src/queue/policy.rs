@@ -1,0 +1,162 @@
+//! Decisions of the queue, pure: how long to wait, whether to try again, why something is held.
+
+use std::time::Duration;
+
+use crate::model::{Change, Lane, LinkState, Message, NackReason, Status, Timestamp, Verdict};
+use crate::settings::Snapshot;
+
+/// The first wait after an attempt that did not succeed.
+const BACKOFF_FIRST: Duration = Duration::from_secs(5);
+/// No wait is longer.
+const BACKOFF_LONGEST: Duration = Duration::from_secs(10 * 60);
+/// So often a lost connection costs a message nothing; after that it is suspected of causing the loss.
+const FREE_CUTS: u32 = 3;
+
+/// What a user reads when the server never answered.
+pub const NO_ANSWER: &str = "no answer from WhatsApp, it may have arrived";
+
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// There was no connection; nothing left.
+    Offline,
+    /// The connection was lost after the hand-over, before the ack; how often that has happened to this message.
+    Cut(u32),
+    /// It did not work and may work later.
+    Transient(String),
+    /// It will never work.
+    Permanent(String),
+    /// The server refused it.
+    Refused(NackReason),
+    /// The server did not answer in time.
+    NoAnswer,
+}
+
+/// What is to happen to the row after an attempt that did not succeed. `random` is in `0.0..1.0`.
+#[must_use]
+pub fn after(attempt: &Attempt, attempts: u32, settings: &Snapshot, now: Timestamp, random: f64) -> Change {
+    let again = |reason: String| {
+        if attempts >= settings.max_attempts {
+            Change::Failed { reason }
+        } else {
+            Change::Retry { at: now.plus(backoff(attempts, random)), reason }
+        }
+    };
+    match attempt {
+        Attempt::Offline => Change::PutBack,
+        Attempt::Cut(times) if *times <= FREE_CUTS => Change::PutBack,
+        Attempt::Cut(_) | Attempt::NoAnswer => again(NO_ANSWER.to_owned()),
+        Attempt::Transient(reason) => again(reason.clone()),
+        Attempt::Permanent(reason) => Change::Failed { reason: reason.clone() },
+        Attempt::Refused(nack) => match nack.verdict() {
+            Verdict::Transient => again(nack.to_string()),
+            Verdict::Permanent => Change::Failed { reason: nack.to_string() },
+        },
+    }
+}
+
+/// Doubles with every attempt, between half and the whole of its step, never over ten minutes.
+#[must_use]
+pub fn backoff(attempts: u32, random: f64) -> Duration {
+    let doubled = BACKOFF_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16));
+    doubled.min(BACKOFF_LONGEST).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
+}
+
+/// The gap after a hand-over before the next one of a lane. A reply waits for its own short gap only, so that a blast
+/// does not hold it.
+#[must_use]
+pub fn gap(lane: Lane, settings: &Snapshot, random: f64) -> Duration {
+    match lane {
+        Lane::Reply => settings.reply_delay,
+        Lane::High | Lane::Normal | Lane::Low => settings.delay + settings.jitter.mul_f64(random.clamp(0.0, 1.0)),
+    }
+}
+
+/// Why a pending message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// The word of the contract.
+    pub reason: &'static str,
+    /// Until when, if that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// Why `message` waits, by what outranks what; nothing for one that does not wait.
+#[must_use]
+pub fn hold(
+    message: &Message,
+    paused: bool,
+    link: &LinkState,
+    next_departure: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Hold> {
+    if message.status != Status::Pending {
+        return None;
+    }
+    let because = |reason, until| Some(Hold { reason, until });
+    if let Some(until) = message.not_before.filter(|at| *at > now) {
+        return because("scheduled", Some(until));
+    }
+    if paused {
+        return because("paused", None);
+    }
+    match link {
+        LinkState::Connected => {}
+        LinkState::Offline { retry_at, .. } => return because("offline", *retry_at),
+        LinkState::Banned { until } => return because("offline", *until),
+        _ => return because("offline", None),
+    }
+    if let Some(until) = message.retry_at.filter(|at| *at > now) {
+        return because("backoff", Some(until));
+    }
+    because("pace", next_departure.filter(|at| *at > now))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn attempts() -> impl Strategy<Value = Attempt> {
+        prop_oneof![
+            Just(Attempt::Offline),
+            (0u32..8).prop_map(Attempt::Cut),
+            Just(Attempt::Transient("t".to_owned())),
+            Just(Attempt::Permanent("p".to_owned())),
+            (400u16..600).prop_map(|code| Attempt::Refused(NackReason::from_code(code))),
+            Just(Attempt::NoAnswer),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn backoff_stays_in_its_envelope(attempts in 0u32..100, random in 0.0f64..1.0) {
+            let wait = backoff(attempts, random);
+            prop_assert!(wait >= BACKOFF_FIRST / 2 && wait <= BACKOFF_LONGEST);
+            prop_assert!(backoff(attempts + 1, random) >= wait);
+        }
+
+        #[test]
+        fn every_message_ends(attempt in attempts(), spent in 1u32..20, max in 1u32..10, random in 0.0f64..1.0) {
+            let settings = Snapshot { max_attempts: max, ..Snapshot::default() };
+            let now = Timestamp::from_millis(1_000_000);
+            match after(&attempt, spent, &settings, now, random) {
+                Change::Retry { at, .. } => prop_assert!(spent < max && at > now),
+                Change::PutBack => prop_assert!(matches!(attempt, Attempt::Offline | Attempt::Cut(..=FREE_CUTS))),
+                Change::Failed { reason } => prop_assert!(!reason.is_empty()),
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+
+        #[test]
+        fn a_gap_is_never_shorter_than_asked(random in 0.0f64..1.0) {
+            let settings = Snapshot::default();
+            prop_assert!(gap(Lane::Normal, &settings, random) >= settings.delay);
+            prop_assert!(gap(Lane::Normal, &settings, random) <= settings.delay + settings.jitter);
+            prop_assert_eq!(gap(Lane::Reply, &settings, random), Duration::from_millis(500));
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What waits and what is on its way, in memory: enough to choose the next message without asking the store. Pure.
+//!
+//! Within a lane, a chat's messages leave in the order of acceptance and one at a time: only the oldest of a chat is a
+//! candidate, and none while one is on its way. One that backs off keeps its place, so it holds its own chat only. One
+//! with a time of its own joins its chat's line when that has come.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::model::{ChatId, Lane, MessageId, Timestamp};
+use crate::store::OpenMessage;
+
+/// What is known of one unfinished message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it goes.
+    pub chat: ChatId,
+    /// Its lane.
+    pub lane: Lane,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// Not before this time.
+    pub not_before: Option<Timestamp>,
+    /// When its next attempt is due.
+    pub retry_at: Option<Timestamp>,
+    /// On its way.
+    pub in_flight: bool,
+    /// How often the connection was lost while it was on its way.
+    pub cuts: u32,
+    /// How long it has waited offline or backing off, in milliseconds.
+    pub troubled: u64,
+}
+
+/// One chat's line in one lane.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: BTreeSet<MessageId>,
+    in_flight: Option<MessageId>,
+}
+
+/// Everything unfinished.
+#[derive(Debug, Default)]
+pub struct State {
+    entries: BTreeMap<MessageId, Entry>,
+    lines: HashMap<(Lane, ChatId), Line>,
+    /// The candidates: the head of each line that waits for nothing but its turn.
+    ready: BTreeSet<(Lane, MessageId)>,
+    /// Heads that back off.
+    backing_off: BTreeSet<(Timestamp, MessageId)>,
+    /// Not in a line before their time.
+    scheduled: BTreeSet<(Timestamp, MessageId)>,
+    in_flight: usize,
+}
+
+impl State {
+    /// Takes a message in; one that is here already is left as it is.
+    pub fn insert(&mut self, open: OpenMessage, now: Timestamp) {
+        if self.entries.contains_key(&open.id) {
+            return;
+        }
+        let entry = Entry {
+            chat: open.chat,
+            lane: open.lane,
+            created_at: open.created_at,
+            not_before: open.not_before,
+            retry_at: open.retry_at,
+            in_flight: false,
+            cuts: 0,
+            troubled: 0,
+        };
+        let scheduled = entry.not_before.filter(|at| *at > now);
+        let key = (entry.lane, entry.chat.clone());
+        self.entries.insert(open.id, entry);
+        match scheduled {
+            Some(at) => drop(self.scheduled.insert((at, open.id))),
+            None => self.join(key, open.id, now),
+        }
+    }
+
+    fn join(&mut self, key: (Lane, ChatId), id: MessageId, now: Timestamp) {
+        self.unhead(&key);
+        self.lines.entry(key.clone()).or_default().waiting.insert(id);
+        self.head(&key, now);
+    }
+
+    /// Takes the head of a line out of the candidates, before the line changes.
+    fn unhead(&mut self, key: &(Lane, ChatId)) {
+        let Some(head) = self.lines.get(key).and_then(|line| line.waiting.first().copied()) else { return };
+        self.ready.remove(&(key.0, head));
+        if let Some(at) = self.entries.get(&head).and_then(|entry| entry.retry_at) {
+            self.backing_off.remove(&(at, head));
+        }
+    }
+
+    /// Puts the head of a line among the candidates, after the line changed; an empty line goes.
+    fn head(&mut self, key: &(Lane, ChatId), now: Timestamp) {
+        let Some(line) = self.lines.get(key) else { return };
+        match (line.waiting.first().copied(), line.in_flight) {
+            (None, None) => drop(self.lines.remove(key)),
+            (Some(head), None) => match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now)
+            {
+                Some(at) => drop(self.backing_off.insert((at, head))),
+                None => drop(self.ready.insert((key.0, head))),
+            },
+            (_, Some(_)) => {}
+        }
+    }
+
+    /// Lets those whose time has come join.
+    pub fn wake(&mut self, now: Timestamp) {
+        while let Some((at, id)) = self.scheduled.first().copied().filter(|(at, _)| *at <= now) {
+            self.scheduled.remove(&(at, id));
+            if let Some(key) = self.key(id) {
+                self.join(key, id, now);
+            }
+        }
+        while let Some((at, id)) = self.backing_off.first().copied().filter(|(at, _)| *at <= now) {
+            self.backing_off.remove(&(at, id));
+            if let Some(key) = self.key(id) {
+                self.head(&key, now);
+            }
+        }
+    }
+
+    fn key(&self, id: MessageId) -> Option<(Lane, ChatId)> {
+        self.entries.get(&id).map(|entry| (entry.lane, entry.chat.clone()))
+    }
+
+    /// The next candidate of the lanes that `may_leave`, best lane first.
+    #[must_use]
+    pub fn next(&self, may_leave: impl Fn(Lane) -> bool) -> Option<MessageId> {
+        // Lanes are few: from each, its oldest.
+        Lane::ALL.into_iter().filter(|lane| may_leave(*lane)).find_map(|lane| self.first_of(lane))
+    }
+
+    fn first_of(&self, lane: Lane) -> Option<MessageId> {
+        let least = MessageId(uuid::Uuid::nil());
+        self.ready.range((lane, least)..).next().filter(|(found, _)| *found == lane).map(|(_, id)| *id)
+    }
+
+    /// Whether a lane has a candidate.
+    #[must_use]
+    pub fn has_ready(&self, lane: Lane) -> bool {
+        self.first_of(lane).is_some()
+    }
+
+    /// When the next one that waits for a time becomes a candidate.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Timestamp> {
+        let first = |set: &BTreeSet<(Timestamp, MessageId)>| set.first().map(|(at, _)| *at);
+        [first(&self.scheduled), first(&self.backing_off)].into_iter().flatten().min()
+    }
+
+    /// A candidate sets off.
+    pub fn start(&mut self, id: MessageId) {
+        let Some(key) = self.key(id) else { return };
+        self.unhead(&key);
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.waiting.remove(&id);
+            line.in_flight = Some(id);
+        }
+        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.in_flight) {
+            entry.in_flight = true;
+            self.in_flight += 1;
+        }
+    }
+
+    /// It is back in its line, to be tried at `retry_at` or at once.
+    pub fn put_back(&mut self, id: MessageId, retry_at: Option<Timestamp>, now: Timestamp) {
+        let Some(key) = self.key(id) else { return };
+        self.leave_flight(id, &key);
+        self.unhead(&key);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.retry_at = retry_at;
+            entry.troubled += retry_at.map_or(0, |at| u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX));
+        }
+        self.lines.entry(key.clone()).or_default().waiting.insert(id);
+        self.head(&key, now);
+    }
+
+    /// It is finished, or gone.
+    pub fn remove(&mut self, id: MessageId, now: Timestamp) {
+        let Some(key) = self.key(id) else { return };
+        self.leave_flight(id, &key);
+        self.unhead(&key);
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.waiting.remove(&id);
+        }
+        if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.not_before) {
+            self.scheduled.remove(&(at, id));
+        }
+        self.head(&key, now);
+    }
+
+    fn leave_flight(&mut self, id: MessageId, key: &(Lane, ChatId)) {
+        if let Some(line) = self.lines.get_mut(key).filter(|line| line.in_flight == Some(id)) {
+            line.in_flight = None;
+        }
+        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.in_flight) {
+            entry.in_flight = false;
+            self.in_flight -= 1;
+        }
+    }
+
+    /// Counts a lost connection; how many there were.
+    pub fn cut(&mut self, id: MessageId) -> u32 {
+        self.entries.get_mut(&id).map_or(0, |entry| {
+            entry.cuts += 1;
+            entry.cuts
+        })
+    }
+
+    /// Adds time spent offline to everything that waited through it and was due; who has had more than `most` now.
+    pub fn add_trouble(&mut self, from: Timestamp, to: Timestamp, most: std::time::Duration) -> Vec<MessageId> {
+        let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        let mut over = Vec::new();
+        for (id, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.in_flight) {
+            // Waiting before its own time, or before it was accepted, is no trouble.
+            let due =
+                [Some(from), Some(entry.created_at), entry.not_before].into_iter().flatten().max().unwrap_or(from);
+            entry.troubled += u64::try_from(to.since(due).as_millis()).unwrap_or(u64::MAX);
+            if most > 0 && entry.troubled > most && entry.not_before.is_none_or(|at| at <= to) {
+                over.push(*id);
+            }
+        }
+        over
+    }
+
+    /// What is known of one message.
+    #[must_use]
+    pub fn entry(&self, id: MessageId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// How many are on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Acceptance time of the oldest one that waits.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.entries.values().find(|entry| !entry.in_flight).map(|entry| entry.created_at)
+    }
+
+    /// How many leave before this one, and itself: by lane, then by age.
+    #[must_use]
+    pub fn position(&self, id: MessageId) -> u64 {
+        let Some(lane) = self.entries.get(&id).map(|entry| entry.lane) else { return 0 };
+        let before = self.entries.iter().filter(|(other, entry)| (entry.lane, **other) <= (lane, id)).count();
+        before as u64
+    }
+}
