@@ -9,6 +9,8 @@ mod nack;
 mod recipient;
 mod timestamp;
 mod transition;
+#[cfg(test)]
+mod transition_tests;
 
 pub use chat::{ChatId, ChatKind, InvalidChatId};
 pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};

@@ -1,0 +1,67 @@
+//! Random lives of a message against what must never happen to one.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn message() -> Message {
+    Message::from(NewMessage {
+        id: MessageId(uuid::Uuid::nil()),
+        reference_id: None,
+        chat: ChatId::phone("6281200000002"),
+        text: "Halo".to_owned(),
+        lane: Lane::Normal,
+        source: Source::Api,
+        whatsapp_id: WhatsAppId::from_random([7; 9]),
+        created_at: Timestamp::from_millis(1),
+        not_before: None,
+    })
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    let receipt = prop_oneof![Just(ReceiptKind::Delivered), Just(ReceiptKind::Read), Just(ReceiptKind::Played)];
+    prop_oneof![
+        3 => Just(Change::Claim),
+        1 => Just(Change::PutBack),
+        1 => (1u64..1000).prop_map(|at| Change::Retry { at: Timestamp::from_millis(at), reason: "later".to_owned() }),
+        2 => Just(Change::Acked),
+        1 => Just(Change::Failed { reason: "no".to_owned() }),
+        1 => Just(Change::Cancel),
+        1 => Just(Change::RetryByHand),
+        2 => (receipt, 1u64..1000).prop_map(|(kind, at)| Change::Receipt { kind, at: Timestamp::from_millis(at) }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_life_never_goes_back_and_always_adds_up(changes in proptest::collection::vec(changes(), 0..30)) {
+        let mut message = message();
+        for (n, change) in changes.iter().enumerate() {
+            let now = Timestamp::from_millis(1000 + n as u64);
+            let before = message.clone();
+            match message.apply(change, now) {
+                Ok(true) => prop_assert_ne!(&message, &before),
+                Ok(false) | Err(_) => prop_assert_eq!(&message, &before, "{:?} touched what it did not change", change),
+            }
+            // Forward only.
+            prop_assert!(message.ack >= before.ack);
+            prop_assert!(before.status != Status::Sent || message.status == Status::Sent);
+            for (was, is) in [(before.sent_at, message.sent_at), (before.delivered_at, message.delivered_at), (before.read_at, message.read_at)] {
+                prop_assert!(was.is_none() || was == is);
+            }
+            // Sent needs WhatsApp's word; WhatsApp's word needs sent.
+            let told = matches!(change, Change::Acked | Change::Receipt { .. });
+            prop_assert!(message.status != Status::Sent || before.status == Status::Sent || told);
+            prop_assert_eq!(message.status == Status::Sent, message.ack >= Ack::Server);
+            prop_assert_eq!(message.status == Status::Sent, message.sent_at.is_some());
+            // What is kept fits the status.
+            prop_assert_eq!(message.status.is_finished(), message.finished_at.is_some());
+            prop_assert_eq!(message.ack >= Ack::Device, message.delivered_at.is_some());
+            prop_assert_eq!(message.ack >= Ack::Read, message.read_at.is_some());
+            prop_assert!(message.status != Status::Sent || message.error.is_none());
+            prop_assert!(message.retry_at.is_none() || message.status == Status::Pending);
+            // The id WhatsApp knows it by is chosen once.
+            prop_assert_eq!(&message.whatsapp_id, &before.whatsapp_id);
+        }
+    }
+}
