@@ -5,6 +5,7 @@
 //! their WebSocket, the outside through the methods of [`Emulator`]. It never reads what is said:
 //! messages pass through it encrypted for their recipients' devices. It listens on loopback only.
 
+mod clock;
 mod config;
 mod faults;
 mod handset;
@@ -21,7 +22,6 @@ mod wire;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, ScannedDevice};
 
+use clock::{now, now_micros};
 use faults::Faults;
 use handset::Pairings;
 use relay::presence::Presences;
@@ -111,13 +112,8 @@ impl Emulator {
         if let Err(error) = ensure_account(&mut state, &digits, push_name) {
             tracing::error!(%error, "cannot keep the account");
         }
-        state.accounts.get(&digits).map(Account::info).unwrap_or_else(|| AccountInfo {
-            phone: digits,
-            lid: String::new(),
-            name: push_name.to_owned(),
-            handset_online: false,
-            devices: Vec::new(),
-        })
+        let unknown = AccountInfo { phone: digits.clone(), name: push_name.to_owned(), ..AccountInfo::default() };
+        state.accounts.get(&digits).map_or(unknown, Account::info)
     }
 
     /// All accounts, by phone number.
@@ -258,14 +254,4 @@ fn ensure_account(state: &mut State, phone: &str, name: &str) -> Result<(), Emul
         }
     };
     state.commit(Change::Account(record)).map_err(|error| EmulatorError::NotKept(error.to_string()))
-}
-
-/// Unix seconds.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs() as i64)
-}
-
-/// Unix microseconds.
-fn now_micros() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros() as i64)
 }

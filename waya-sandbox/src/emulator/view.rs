@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// An account: one phone number with its handset and linked devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AccountInfo {
     /// Digits, no plus sign.
     pub phone: String,

@@ -145,10 +145,8 @@ impl Person {
                 }
             }
         };
-        match tokio::time::timeout(LIMIT, search).await {
-            Ok(found) => found,
-            Err(_) => panic!("{} waited in vain for {what}", self.name),
-        }
+        let found = tokio::time::timeout(LIMIT, search).await;
+        found.unwrap_or_else(|_| panic!("{} waited in vain for {what}", self.name))
     }
 
     pub async fn scan(&mut self, emulator: &Emulator, phone: Option<&str>) -> ScannedDevice {

@@ -29,7 +29,6 @@ impl SignedIdentity {
             key_index: Some(key_index),
             account_type: Some(ADVEncryptionType::E2EE),
             device_type: Some(ADVEncryptionType::E2EE),
-            ..Default::default()
         }
         .encode_to_vec();
         let account_key = account.identity.public_key.public_key_bytes().to_vec();
@@ -38,7 +37,7 @@ impl SignedIdentity {
             details: Some(details.clone()),
             account_signature_key: Some(account_key.clone()),
             account_signature: Some(signature),
-            ..Default::default()
+            device_signature: None,
         }
         .encode_to_vec();
         Some(Self { details, account_key, signed })
@@ -52,7 +51,6 @@ impl SignedIdentity {
             details: Some(self.signed.clone()),
             hmac: Some(mac.finalize().into_bytes().to_vec()),
             account_type: Some(ADVEncryptionType::E2EE),
-            ..Default::default()
         };
         Some(container.encode_to_vec())
     }
@@ -79,7 +77,6 @@ pub(crate) fn key_index_list(account: &Account, now: i64) -> Option<Vec<u8>> {
         current_index: Some(account.record.last_device),
         valid_indexes: std::iter::once(0).chain(indexes).collect(),
         account_type: Some(ADVEncryptionType::E2EE),
-        ..Default::default()
     }
     .encode_to_vec();
     let signature = sign(account, &[KEY_INDEX_SIGNATURE, &details].concat())?;
@@ -87,7 +84,6 @@ pub(crate) fn key_index_list(account: &Account, now: i64) -> Option<Vec<u8>> {
         details: Some(details),
         account_signature: Some(signature),
         account_signature_key: Some(account.identity.public_key.public_key_bytes().to_vec()),
-        ..Default::default()
     };
     Some(list.encode_to_vec())
 }

@@ -108,22 +108,18 @@ fn key_share(account: &Account) -> wa::Message {
         raw_id: Some(account.record.raw_id),
         current_index: Some(account.record.last_device),
         device_indexes: vec![0],
-        ..Default::default()
     };
     let key = parts::AppStateSyncKey {
         key_id: MessageField::some(parts::AppStateSyncKeyId {
             key_id: Some([&[0, 0], &account.record.raw_id.to_be_bytes()[..]].concat()),
-            ..Default::default()
         }),
         key_data: MessageField::some(parts::AppStateSyncKeyData {
             key_data: Some(account.record.app_state_key.to_vec()),
             fingerprint: MessageField::some(fingerprint),
             timestamp: Some(account.record.created),
-            ..Default::default()
         }),
-        ..Default::default()
     };
-    let share = parts::AppStateSyncKeyShare { keys: vec![key], ..Default::default() };
+    let share = parts::AppStateSyncKeyShare { keys: vec![key] };
     wa::Message {
         protocol_message: MessageField::some(parts::ProtocolMessage {
             r#type: Some(Type::APP_STATE_SYNC_KEY_SHARE),

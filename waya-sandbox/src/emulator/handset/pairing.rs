@@ -104,16 +104,14 @@ impl Offer {
 
 fn device_identity(answer: &Node) -> Result<&[u8], ScanError> {
     let identity = answer.get_optional_child_by_tag(&["pair-device-sign", "device-identity"]);
-    match identity.and_then(|node| node.content.as_ref()) {
-        Some(NodeContent::Bytes(bytes)) => Ok(bytes),
-        _ => {
-            let why = answer
-                .get_optional_child("error")
-                .and_then(|error| error.attrs.get("text"))
-                .map_or_else(|| "no reason given".to_owned(), |text| text.as_str().into_owned());
-            Err(ScanError::Refused(why))
-        }
+    if let Some(NodeContent::Bytes(bytes)) = identity.and_then(|node| node.content.as_ref()) {
+        return Ok(bytes);
     }
+    let why = answer
+        .get_optional_child("error")
+        .and_then(|error| error.attrs.get("text"))
+        .map_or_else(|| "no reason given".to_owned(), |text| text.as_str().into_owned());
+    Err(ScanError::Refused(why))
 }
 
 fn keep(
@@ -129,7 +127,7 @@ fn keep(
         key_index: u32::from(offer.device),
         noise_public: Bytes::copy_from_slice(&waiting.noise_public),
         identity_public: Bytes::copy_from_slice(&registration.identity),
-        registration_id: registration.registration_id,
+        registration_id: registration.id,
         signed_pre_key_id: registration.signed_pre_key_id,
         signed_pre_key_public: Bytes::copy_from_slice(&registration.signed_pre_key),
         signed_pre_key_signature: Bytes::copy_from_slice(&registration.signed_pre_key_signature),

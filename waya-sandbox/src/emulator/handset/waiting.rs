@@ -29,7 +29,7 @@ pub(crate) struct Waiting {
 /// The keys a client registers with.
 #[derive(Debug)]
 pub(super) struct Registration {
-    pub(super) registration_id: u32,
+    pub(super) id: u32,
     pub(super) identity: [u8; 32],
     pub(super) signed_pre_key_id: u32,
     pub(super) signed_pre_key: [u8; 32],
@@ -170,7 +170,7 @@ fn registration(payload: &wa::ClientPayload) -> Option<Registration> {
     let good = PublicKey::from_djb_public_key_bytes(&identity).ok()?.verify_signature(&signed, &signature);
     good.then_some(())?;
     Some(Registration {
-        registration_id: big_endian(data.e_regid.as_deref()?),
+        id: big_endian(data.e_regid.as_deref()?),
         identity,
         signed_pre_key_id: big_endian(data.e_skey_id.as_deref()?),
         signed_pre_key,

@@ -46,7 +46,10 @@ impl Request<'_> {
     /// Answers now.
     pub(crate) fn answer(&self, answer: Answer) {
         let kind = if matches!(answer, Answer::Refused(..)) { "error" } else { "result" };
-        let from = self.node.get_attr("to").map_or_else(|| NodeValue::from("s.whatsapp.net"), |to| to.to_node_value());
+        let from = self.node.get_attr("to").map_or_else(
+            || NodeValue::from("s.whatsapp.net"),
+            whatsapp_rust::wacore_binary::node::ValueRef::to_node_value,
+        );
         let mut result = NodeBuilder::new("iq").attr("type", kind).attr("from", from);
         if let Some(id) = text_attr(self.node, "id") {
             result = result.attr("id", id);

@@ -9,11 +9,11 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
 use super::{Namespace, canonical, jid_attr, receipt, text_attr};
 use crate::emulator::faults::AckFate;
-use crate::emulator::{now, now_micros};
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
 use crate::emulator::state::{Account, State};
 use crate::emulator::wire::ConnectionHandle;
+use crate::emulator::{now, now_micros};
 
 /// A message as its sender handed it over.
 pub(super) struct Handed<'a> {

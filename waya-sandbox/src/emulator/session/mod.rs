@@ -38,12 +38,12 @@ pub(crate) fn begin(
     emulator: &Emulator,
     connection: &ConnectionHandle,
     client_static: [u8; 32],
-    payload: wa::ClientPayload,
+    payload: &wa::ClientPayload,
 ) -> Option<Session> {
     let client = if payload.username.is_some() {
-        login::log_in(emulator, connection, &client_static, &payload)?
+        login::log_in(emulator, connection, &client_static, payload)?
     } else {
-        handset::offer_pairing(emulator, connection, client_static, &payload)?;
+        handset::offer_pairing(emulator, connection, client_static, payload)?;
         emulator.connections().add(connection, None);
         Client::Unpaired
     };

@@ -71,7 +71,9 @@ mod tests {
         }
         let found = queue.find("message", "a", "1@s.whatsapp.net");
         assert_eq!(found, vec![1, 3]);
-        found.into_iter().for_each(|sequence| queue.remove(sequence));
+        for sequence in found {
+            queue.remove(sequence);
+        }
         assert_eq!(queue.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["b"]);
         assert!(queue.find("message", "a", "1@s.whatsapp.net").is_empty());
         assert!(queue.find("receipt", "b", "1@s.whatsapp.net").is_empty());

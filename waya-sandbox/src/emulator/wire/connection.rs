@@ -44,7 +44,7 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
     let Opened { client_static, payload, incoming, outgoing, .. } = opened;
     let mut writer = tokio::spawn(write_all(sink, receiver, outgoing));
     let stop = emulator.stopping();
-    if let Some(session) = session::begin(&emulator, &connection, client_static, payload) {
+    if let Some(session) = session::begin(&emulator, &connection, client_static, &payload) {
         let mut cipher = Incoming { cipher: incoming, counter: 0 };
         loop {
             tokio::select! {
