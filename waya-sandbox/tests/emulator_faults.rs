@@ -38,7 +38,7 @@ async fn a_held_ack_comes_after_the_message_arrived() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_dies_before_its_ack_is_counted() {
     let (world, ani_client, mut budi) = two().await;
-    world.emulator.set_fault(Fault::AckDelay { ms: 1000 }, FaultTarget::All);
+    world.emulator.set_fault(Fault::AckDelay { ms: 60_000 }, FaultTarget::All);
     ani_client.say(BUDI, "last words").await;
     budi.text().await;
     assert_eq!(world.emulator.stats().senders[ANI].in_flight, 1);

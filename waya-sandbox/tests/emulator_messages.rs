@@ -5,13 +5,14 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use support::{Person, World, until};
 use whatsapp_rust::async_channel::{Receiver, unbounded};
 use whatsapp_rust::transport::{TokioWebSocketTransportFactory, Transport, TransportEvent, TransportFactory};
-use whatsapp_rust::wacore::store::traits::SignalStore;
+use whatsapp_rust::wacore::store::traits::{ProtocolStore, SignalStore};
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::jid::JidExt;
 use whatsapp_rust::wacore_binary::Jid;
@@ -121,6 +122,26 @@ async fn typing_presence_and_reading_are_passed_on() {
         _ => None,
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_who_talked_vouch_for_each_other() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    ani.say(BUDI, "trust me").await;
+    budi.text().await;
+    let lid = world.emulator.accounts()[0].lid.clone();
+    let search = async {
+        loop {
+            if let Some(token) = budi.backend.get_tc_token(&lid).await.unwrap() {
+                return token;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let token = tokio::time::timeout(support::LIMIT, search).await.expect("no token came");
+    assert_eq!(token.token.len(), 16);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

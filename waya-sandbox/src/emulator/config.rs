@@ -89,7 +89,7 @@ pub enum ScanError {
     /// The client refused the pairing.
     #[error("the client refused the pairing: {0}")]
     Refused(String),
-    /// The client did not answer within ten seconds, or went away.
+    /// The client did not answer within half a minute, or went away.
     #[error("the client did not finish the pairing: start it again")]
     Unfinished,
     /// The account has no free device slot left.

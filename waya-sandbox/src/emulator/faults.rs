@@ -150,6 +150,16 @@ pub enum FaultTarget {
     Phone(String),
 }
 
+impl FaultTarget {
+    /// The same target with its number as digits alone.
+    pub(super) fn normalised(self) -> Self {
+        match self {
+            Self::All => Self::All,
+            Self::Phone(phone) => Self::Phone(super::phone_digits(&phone).unwrap_or(phone)),
+        }
+    }
+}
+
 /// A fault that is switched on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveFault {

@@ -166,6 +166,7 @@ impl Emulator {
 
     /// Switches a fault on; a one-shot one acts on the connections alive now.
     pub fn set_fault(&self, fault: Fault, target: FaultTarget) {
+        let target = target.normalised();
         if fault.is_one_shot() {
             session::strike(self, fault, &target);
         } else {
@@ -175,7 +176,7 @@ impl Emulator {
 
     /// Switches off the faults set for this target; `All` switches off everything.
     pub fn clear_faults(&self, target: &FaultTarget) {
-        self.0.faults.clear(target);
+        self.0.faults.clear(&target.clone().normalised());
     }
 
     /// The lasting faults that are switched on.

@@ -88,14 +88,17 @@ impl SenderCounts {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     senders: HashMap<String, SenderCounts>,
+    /// Takes what belongs to nobody: never used, since a sender is made before it is looked up.
+    nobody: SenderCounts,
 }
 
 impl Counts {
     pub(super) fn of(&mut self, phone: &str) -> &mut SenderCounts {
+        // The name is copied only the first time.
         if !self.senders.contains_key(phone) {
             self.senders.insert(phone.to_owned(), SenderCounts::default());
         }
-        self.senders.entry(phone.to_owned()).or_default()
+        self.senders.get_mut(phone).unwrap_or(&mut self.nobody)
     }
 
     pub(super) fn senders(&self) -> impl Iterator<Item = (&String, &SenderCounts)> {

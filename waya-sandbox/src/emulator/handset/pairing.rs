@@ -16,7 +16,7 @@ use crate::emulator::wire::Outgoing;
 use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, now, relay};
 
 /// How long a client may take to countersign.
-pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Makes the client a linked device of this phone; the secret is the one it showed or agreed on.
 pub(super) async fn link(

@@ -12,7 +12,6 @@ pub(super) fn answer(namespace: &str, request: &Request<'_>) -> Answer {
     match namespace {
         "abt" => Answer::With(settings()),
         "blocklist" => Answer::With(NodeBuilder::new("list").attr("dhash", "0").build()),
-        "privacy" if !request.is_set() => Answer::With(privacy()),
         "w:m" => Answer::With(media_hosts(request)),
         "w:profile:picture" if !request.is_set() => Answer::Refused(404, "item-not-found"),
         _ => Answer::Done,
@@ -29,12 +28,6 @@ fn settings() -> Node {
         .attr("refresh_id", "1")
         .children(settings)
         .build()
-}
-
-fn privacy() -> Node {
-    let names = ["last", "online", "profile", "status", "groupadd", "readreceipts", "calladd"];
-    let categories = names.map(|name| NodeBuilder::new("category").attr("name", name).attr("value", "all").build());
-    NodeBuilder::new("privacy").children(categories).build()
 }
 
 fn media_hosts(request: &Request<'_>) -> Node {

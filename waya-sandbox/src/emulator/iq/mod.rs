@@ -6,6 +6,7 @@ pub(crate) mod groups;
 mod md;
 mod mex;
 mod misc;
+mod privacy;
 mod usync;
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
@@ -91,6 +92,7 @@ pub(crate) fn handle(session: &Session, node: &NodeRef<'_>) {
         "usync" => usync::answer(&request),
         "w:g2" => groups::answer(&request),
         "w:sync:app:state" => app_state::answer(&request),
+        "privacy" => privacy::answer(&request),
         "w:mex" => mex::answer(&request),
         "passive" => {
             request.answer(Answer::Done);

@@ -4,8 +4,7 @@
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
-use super::Namespace;
-use super::message::queue_for;
+use super::{Namespace, queue_for};
 use crate::emulator::handset::adv::key_index_list;
 use crate::emulator::now;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord, KnowsRecord};

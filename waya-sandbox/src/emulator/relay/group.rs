@@ -3,8 +3,8 @@
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
-use super::Namespace;
-use super::message::{mode, queue_for};
+use super::message::mode;
+use super::{Namespace, queue_for};
 use crate::emulator::state::record::{Change, DeviceKey, GroupRecord};
 use crate::emulator::state::{Group, State};
 use crate::emulator::{GroupInfo, now};

@@ -64,8 +64,8 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
             drop(state);
             let (emulator, phone) = (emulator.clone(), phone.to_owned());
             tokio::spawn(async move {
-                tokio::time::sleep(delay).await;
-                ack.settle(&mut emulator.state(), &phone, true);
+                let held = tokio::time::timeout(delay, ack.connection.gone()).await.is_err();
+                ack.settle(&mut emulator.state(), &phone, held);
             });
         }
         AckFate::Lost => ack.settle(&mut state, phone, false),
@@ -272,8 +272,10 @@ impl Handed<'_> {
         let opens_session = children.iter().any(|enc| enc.attrs.get("type").is_some_and(|kind| kind == "pkmsg"));
         let rest = self.node.children().unwrap_or_default().iter();
         children.extend(
-            rest.filter(|child| !matches!(child.tag.as_ref(), "participants" | "enc" | "device-identity"))
-                .map(NodeRef::to_owned),
+            rest.filter(|child| {
+                !matches!(child.tag.as_ref(), "participants" | "enc" | "device-identity" | "tctoken" | "cstoken")
+            })
+            .map(NodeRef::to_owned),
         );
         if let Some(device) = sender.devices.get(&self.device).filter(|_| opens_session) {
             let identity = device.record.device_identity.to_vec();
@@ -315,7 +317,7 @@ pub(super) fn mode(namespace: Namespace) -> &'static str {
 }
 
 /// Queues a stanza of the server's own for some devices and delivers it.
-pub(super) fn queue_for(state: &mut State, keys: Vec<DeviceKey>, class: &str, stanza: &Node) -> Option<()> {
+pub(crate) fn queue_for(state: &mut State, keys: Vec<DeviceKey>, class: &str, stanza: &Node) -> Option<()> {
     let id = stanza.attrs.get("id")?.as_str().into_owned();
     let from = canonical(state, &stanza.attrs.get("from")?.to_jid()?);
     let bytes = Bytes::from(marshal(stanza).ok()?);

@@ -9,6 +9,7 @@ pub(crate) mod receipt;
 use whatsapp_rust::wacore_binary::{Jid, NodeRef, Server};
 
 use super::state::{Account, State};
+pub(crate) use message::queue_for;
 
 /// Whether a user address is a phone number or a LID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -72,7 +72,7 @@ pub(crate) fn activate(emulator: &Emulator, connection: &ConnectionHandle, phone
     let mut state = emulator.state();
     let Some(known) = state.device_mut(phone, device) else { return };
     match &mut known.session {
-        Some(session) if session.connection.id == connection.id => session.active = true,
+        Some(session) if session.connection.id == connection.id && !session.active => session.active = true,
         _ => return,
     }
     let entries: Vec<_> = known.queue.iter().cloned().collect();

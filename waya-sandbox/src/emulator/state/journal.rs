@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -15,6 +16,8 @@ use super::record::Record;
 use crate::emulator::config::EmulatorError;
 
 const HEADER: usize = 8;
+/// The journal holds private keys.
+const OWNER_ONLY: u32 = 0o600;
 /// A journal smaller than this is never rewritten while it is in use.
 const REWRITE_FLOOR: u64 = 64 * 1024 * 1024;
 
@@ -35,7 +38,8 @@ impl Journal {
         let lock = lock(folder)?;
         let path = folder.join("journal");
         let failed = |source| EmulatorError::Data { path: path.clone(), source };
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().mode(OWNER_ONLY).read(true).append(true).create(true).open(&path).map_err(failed)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let (records, good) = read_records(&bytes);
@@ -67,7 +71,8 @@ impl Journal {
     /// Replaces the whole content; a kill in between leaves the old file.
     pub(crate) fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> std::io::Result<()> {
         let fresh_path = self.path.with_extension("new");
-        let mut fresh = OpenOptions::new().create(true).write(true).truncate(true).open(&fresh_path)?;
+        let mut fresh =
+            OpenOptions::new().mode(OWNER_ONLY).create(true).write(true).truncate(true).open(&fresh_path)?;
         let mut length = 0;
         let mut buffer = Vec::new();
         for record in records {

@@ -56,6 +56,11 @@ impl ConnectionHandle {
         }
     }
 
+    /// Waits until the connection has ended.
+    pub(crate) async fn gone(&self) {
+        self.outgoing.closed().await;
+    }
+
     pub(crate) fn tell(&self, what: Outgoing) -> bool {
         self.outgoing.send(what).is_ok()
     }
