@@ -19,6 +19,9 @@ pub mod session;
 
 pub mod queue;
 
+pub mod api;
+pub mod http;
+
 pub mod dispatch;
 
 pub mod args;

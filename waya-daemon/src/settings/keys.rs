@@ -57,7 +57,7 @@ pub(super) const KEYS: &[Key] = &[
         description: "country code for numbers written the national way: with 62, 0821… becomes 62821…",
         expected: "a country code of 1 to 3 digits such as 62; empty for none",
         apply: |snapshot, text| {
-            snapshot.default_country = parse::country(text)?;
+            snapshot.default_country = if text.is_empty() { None } else { Some(parse::country(text)?) };
             Some(())
         },
     },

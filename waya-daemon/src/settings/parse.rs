@@ -59,13 +59,10 @@ pub(super) fn allow_list(text: &str) -> Option<AllowList> {
     }
 }
 
-/// Country code digits: `62`, `+62`; empty means none.
-pub(super) fn country(text: &str) -> Option<Option<String>> {
-    if text.is_empty() {
-        return Some(None);
-    }
+/// Country code digits: `62`, `+62`.
+pub(super) fn country(text: &str) -> Option<String> {
     let digits = text.strip_prefix('+').unwrap_or(text);
     let fits =
         (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
-    fits.then(|| Some(digits.to_owned()))
+    fits.then(|| digits.to_owned())
 }

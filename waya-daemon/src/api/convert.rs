@@ -1,0 +1,153 @@
+//! From the domain's words to the shapes of the answers.
+
+use super::qr;
+use super::view::{
+    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, QrView, SessionView,
+    SettingView, StatusChangedView,
+};
+use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, StatusChanged, Timestamp};
+use crate::queue::Hold;
+use crate::session::Link;
+use crate::settings::{Origin, Setting};
+
+impl MessageView {
+    /// The message as it stands, with why it waits.
+    pub(super) fn new(message: Message, hold: Option<HoldView>) -> Self {
+        Self {
+            id: message.id,
+            number: message.chat.number().to_owned(),
+            reference_id: message.reference_id,
+            chat_id: message.chat,
+            message: message.text,
+            status: message.status,
+            error: message.error,
+            created_at: message.created_at,
+            sent_at: message.sent_at,
+            delivered_at: message.delivered_at,
+            read_at: message.read_at,
+            ack: message.ack,
+            whatsapp_id: message.whatsapp_id.0,
+            source: message.source,
+            attempts: message.attempts,
+            hold,
+            messages: Vec::new(),
+        }
+    }
+}
+
+impl From<&Link> for SessionView {
+    fn from(link: &Link) -> Self {
+        let (qr, pairing_code) = match &link.state {
+            LinkState::Pairing { qr, code, expires_at } => {
+                (qr.as_ref().and_then(|text| qr_view(text, *expires_at)), code.clone())
+            }
+            _ => (None, None),
+        };
+        let retry_at = match &link.state {
+            LinkState::Offline { retry_at, .. } => *retry_at,
+            LinkState::Banned { until } => *until,
+            _ => None,
+        };
+        Self {
+            state: link.state.name(),
+            since: link.since,
+            reason: reason(&link.state),
+            retry_at,
+            me: link.me.as_ref().map(|me| AccountView {
+                number: me.phone.clone(),
+                lid: me.lid.clone(),
+                name: me.push_name.clone(),
+            }),
+            qr,
+            pairing_code,
+        }
+    }
+}
+
+fn qr_view(text: &str, expires_at: Option<Timestamp>) -> Option<QrView> {
+    Some(QrView { text: text.to_owned(), png: qr::png_base64(text)?, expires_at })
+}
+
+/// Why the link is as it is, and what mends it, in words.
+fn reason(state: &LinkState) -> Option<String> {
+    let words = match state {
+        LinkState::Offline { reason, .. } => return Some(reason.0.clone()),
+        LinkState::LoggedOut { reason } => return Some(reason.clone()),
+        LinkState::Unpaired => "no account is linked; link one with `waya login`",
+        LinkState::Replaced => "another client took the connection over; `waya login` takes it back",
+        LinkState::Locked => "WhatsApp locked the account; look at the phone",
+        LinkState::Banned { .. } => "WhatsApp banned the account for a while; look at the phone",
+        LinkState::Outdated => "WhatsApp wants a newer client version; update waya, or set whatsapp.version",
+        LinkState::PasskeyRequired => "WhatsApp asks for a passkey before it links; finish that on the phone",
+        LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Connected => return None,
+    };
+    Some(words.to_owned())
+}
+
+impl From<Event> for EventView {
+    fn from(event: Event) -> Self {
+        let body = match event.body {
+            EventBody::Message(incoming) => EventBodyView::Message { message: (*incoming).into() },
+            EventBody::Status(changed) => EventBodyView::Status { status: changed.into() },
+            EventBody::Link(state) => {
+                EventBodyView::Link { link: LinkView { state: state.name(), reason: reason(&state) } }
+            }
+        };
+        Self { cursor: event.cursor.to_string(), at: event.at, body }
+    }
+}
+
+impl From<Incoming> for IncomingView {
+    fn from(incoming: Incoming) -> Self {
+        let is_group = incoming.chat.kind() == ChatKind::Group;
+        // What the owner typed comes from the owner, but for groups: there it is the group, and `author` the person.
+        let from = if is_group { &incoming.chat } else { &incoming.sender };
+        Self {
+            from: from.clone(),
+            author: is_group.then(|| incoming.sender.clone()),
+            id: incoming.id,
+            body: incoming.text,
+            chat_id: incoming.chat,
+            sender_lid: incoming.sender_lid,
+            sender_name: incoming.push_name,
+            from_me: incoming.from_me,
+            kind: incoming.kind,
+            timestamp: incoming.timestamp,
+            is_group,
+            sender: incoming.sender,
+        }
+    }
+}
+
+impl From<StatusChanged> for StatusChangedView {
+    fn from(changed: StatusChanged) -> Self {
+        Self {
+            id: changed.id,
+            reference_id: changed.reference_id,
+            number: changed.chat.number().to_owned(),
+            chat_id: changed.chat,
+            status: changed.status,
+            ack: changed.ack,
+            error: changed.error,
+        }
+    }
+}
+
+impl From<Setting> for SettingView {
+    fn from(setting: Setting) -> Self {
+        Self {
+            key: setting.key,
+            value: setting.value,
+            default: setting.default,
+            origin: setting.origin.as_str().to_owned(),
+            pinned: matches!(setting.origin, Origin::Pinned(_)),
+            description: setting.description,
+        }
+    }
+}
+
+impl From<Hold> for HoldView {
+    fn from(hold: Hold) -> Self {
+        Self { reason: hold.reason, until: hold.until }
+    }
+}

@@ -1,0 +1,54 @@
+//! The journal, by cursor.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::view::EventsView;
+use super::{Api, ApiError, MAX_WAIT};
+use crate::model::Cursor;
+
+/// Events of one answer when the caller does not say.
+pub const DEFAULT_EVENTS: usize = 100;
+/// The most events of one answer.
+pub const MAX_EVENTS: usize = 1_000;
+
+impl Api {
+    /// What came after a cursor (`0` is the oldest kept). When there is nothing yet, waits up to `wait` for it.
+    ///
+    /// # Errors
+    /// A cursor that is none, or the store.
+    pub async fn events(&self, after: &str, limit: usize, wait: Duration) -> Result<EventsView, ApiError> {
+        let cursor: Cursor = after
+            .parse()
+            .map_err(|error: crate::model::InvalidCursor| ApiError::field_error("after", error.to_string()))?;
+        let limit = limit.clamp(1, MAX_EVENTS);
+        let deadline = Instant::now() + wait.min(MAX_WAIT);
+        let mut newest = self.0.store.journal.newest();
+        loop {
+            // Seen before the look, so that no event falls in between.
+            newest.mark_unchanged();
+            let page = self.0.store.journal.after(cursor, limit).await?;
+            if !page.events.is_empty() || Instant::now() >= deadline || self.0.shutdown.is_cancelled() {
+                let events = page.events.into_iter().map(Into::into).collect();
+                return Ok(EventsView { events, next: page.next.to_string() });
+            }
+            tokio::select! {
+                changed = newest.changed() => {
+                    // A store that went away tells nothing any more.
+                    if changed.is_err() {
+                        tokio::time::sleep_until(deadline).await;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.0.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// The cursor of "from now on".
+    #[must_use]
+    pub fn newest_cursor(&self) -> String {
+        self.0.store.journal.newest().borrow().to_string()
+    }
+}

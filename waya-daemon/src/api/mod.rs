@@ -1,0 +1,94 @@
+//! Every use case once; `http/` and `grpc/` only translate.
+//!
+//! Owns no state of its own but handles; it checks what callers want, and answers with the shapes of [`view`].
+//! Nothing wakes it but its callers. It never talks to WhatsApp about a message: that is the queue's.
+
+mod convert;
+mod error;
+mod events;
+mod idempotency;
+mod keys;
+mod message;
+mod qr;
+mod queue;
+mod recipients;
+mod send;
+mod session;
+mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod view;
+mod when;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use error::{ApiError, RecipientProblem};
+pub use events::{DEFAULT_EVENTS, MAX_EVENTS};
+pub use idempotency::{MAX_KEY_CHARS, body_hash};
+pub use keys::{ApiKeys, ensure_key};
+pub use message::{MessageChanges, WaitFor};
+pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
+pub use send::{Content, IdempotencyKey, MAX_RECIPIENTS, PersonalMessage, Priority, SendRequest};
+pub use session::{DaemonInfo, Kind, Login};
+pub use when::{from_millis as time_from_millis, from_text as time_from_text};
+
+use crate::bus::Bus;
+use crate::clock::Clock;
+use crate::queue::Queue;
+use crate::session::WhatsApp;
+use crate::settings::Settings;
+use crate::store::Store;
+
+/// The longest anybody may wait in one request.
+pub const MAX_WAIT: std::time::Duration = std::time::Duration::from_mins(2);
+
+/// What the use cases stand on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The outgoing queue.
+    pub queue: Queue,
+    /// The account's store.
+    pub store: Store,
+    /// The link to WhatsApp.
+    pub whatsapp: Arc<dyn WhatsApp>,
+    /// What the user may change.
+    pub settings: Settings,
+    /// The API key.
+    pub keys: ApiKeys,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What just happened.
+    pub bus: Bus,
+    /// What the daemon tells of itself.
+    pub info: DaemonInfo,
+    /// Ends all waiting when the daemon stops.
+    pub shutdown: CancellationToken,
+}
+
+/// A cheap handle to every use case.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Parts>);
+
+impl Api {
+    /// Puts the use cases on their parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Whether this is the API key; takes the same time wherever it differs.
+    #[must_use]
+    pub fn check_key(&self, presented: &[u8]) -> bool {
+        self.0.keys.check(presented)
+    }
+
+    /// Makes a new API key and tells it; the old one stops working at once.
+    ///
+    /// # Errors
+    /// The store or the data folder cannot be written.
+    pub async fn rotate_key(&self) -> Result<String, ApiError> {
+        self.0.keys.rotate().await
+    }
+}

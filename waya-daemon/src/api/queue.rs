@@ -1,0 +1,124 @@
+//! The queue as callers see and steer it.
+
+use super::view::{MessageView, QueueSummary, QueueView};
+use super::{Api, ApiError};
+use crate::model::{Message, MessageId, Refusal, Status};
+use crate::store::{Changed, ListFilter, StoreError};
+
+/// Messages of one answer when the caller does not say.
+pub const DEFAULT_LIST: usize = 100;
+/// The most messages of one answer.
+pub const MAX_LIST: usize = 1_000;
+
+/// Which messages to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct ListRequest {
+    /// Only these statuses; empty means all.
+    pub statuses: Vec<Status>,
+    /// Only older than this one, by queue id.
+    pub before: Option<String>,
+    /// At most so many, up to [`MAX_LIST`]; 0 means [`DEFAULT_LIST`].
+    pub limit: usize,
+}
+
+impl Api {
+    /// Messages by status, newest first, and how many stand where.
+    ///
+    /// # Errors
+    /// `before` is no queue id, or the store.
+    pub async fn queue_list(&self, request: ListRequest) -> Result<QueueView, ApiError> {
+        let before = match request.before {
+            Some(id) => Some(
+                id.parse()
+                    .map_err(|error: crate::model::InvalidId| ApiError::field_error("before", error.to_string()))?,
+            ),
+            None => None,
+        };
+        let limit = if request.limit == 0 { DEFAULT_LIST } else { request.limit.min(MAX_LIST) };
+        let filter = ListFilter { statuses: request.statuses, before, limit };
+        let messages = self.0.store.outbox.list(filter).await?;
+        let next = messages.last().filter(|_| messages.len() == limit).map(|message| message.id);
+        Ok(QueueView {
+            summary: self.queue_summary().await?,
+            messages: messages.into_iter().map(|message| self.view(message)).collect(),
+            next,
+        })
+    }
+
+    /// How many messages stand where.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn queue_summary(&self) -> Result<QueueSummary, ApiError> {
+        let counts = self.0.store.outbox.counts().await?;
+        Ok(QueueSummary {
+            paused: self.0.queue.is_paused(),
+            pending: counts.pending,
+            sending: counts.sending,
+            sent: counts.sent,
+            failed: counts.failed,
+            cancelled: counts.cancelled,
+            oldest_pending_at: self.0.queue.oldest_pending(),
+        })
+    }
+
+    /// Takes a message back before it leaves; a cancelled one stays so.
+    ///
+    /// # Errors
+    /// There is none with this queue id, or it is not pending any more.
+    pub async fn cancel(&self, id: &str) -> Result<MessageView, ApiError> {
+        let changed = self.0.queue.cancel(queue_id(id)?).await;
+        self.changed(id, changed, ApiError::NotCancellable)
+    }
+
+    /// Tries a failed or cancelled message again, under the same WhatsApp id.
+    ///
+    /// # Errors
+    /// There is none with this queue id, or it neither failed nor was cancelled.
+    pub async fn retry(&self, id: &str) -> Result<MessageView, ApiError> {
+        let changed = self.0.queue.retry(queue_id(id)?).await;
+        self.changed(id, changed, ApiError::NotRetryable)
+    }
+
+    /// Nothing leaves until [`Api::resume`]; a restart does not change that.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn pause(&self) -> Result<QueueSummary, ApiError> {
+        self.0.queue.pause().await?;
+        self.queue_summary().await
+    }
+
+    /// Messages leave again.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn resume(&self) -> Result<QueueSummary, ApiError> {
+        self.0.queue.resume().await?;
+        self.queue_summary().await
+    }
+
+    /// A row as it is shown.
+    pub(super) fn view(&self, message: Message) -> MessageView {
+        let hold = self.0.queue.hold(&message).map(Into::into);
+        MessageView::new(message, hold)
+    }
+
+    fn changed(
+        &self,
+        id: &str,
+        changed: Result<Changed, StoreError>,
+        refusal: fn(Status) -> ApiError,
+    ) -> Result<MessageView, ApiError> {
+        match changed? {
+            Changed::Yes(message) | Changed::Already(message) => Ok(self.view(*message)),
+            Changed::Refused(Refusal { status }) => Err(refusal(status)),
+            Changed::Unknown => Err(ApiError::NoSuchMessage(id.to_owned())),
+        }
+    }
+}
+
+/// Only queue ids steer: a reference may mean several messages.
+fn queue_id(id: &str) -> Result<MessageId, ApiError> {
+    id.parse().map_err(|_| ApiError::NoSuchMessage(id.to_owned()))
+}

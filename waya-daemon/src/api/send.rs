@@ -1,0 +1,232 @@
+//! Accepting messages: everything is checked first, then all of it is queued, or nothing.
+
+use std::collections::HashSet;
+
+use super::idempotency::{self, MAX_KEY_CHARS, key_hash};
+use super::recipients::{Form, Target};
+use super::view::{AcceptedView, SendAnswer};
+use super::{Api, ApiError};
+use crate::model::{Lane, MessageId, Source, Status, Timestamp};
+use crate::queue::{Accepted, Draft, Placed};
+use crate::store::Idempotency;
+
+/// The most recipients of one request.
+pub const MAX_RECIPIENTS: usize = 10_000;
+
+/// A request to send.
+#[derive(Debug, Clone, Default)]
+pub struct SendRequest {
+    /// To whom, and what.
+    pub content: Content,
+    /// The caller's own id; with [`Content::Each`] for those that bring none.
+    pub reference_id: Option<String>,
+    /// Which lane it waits in.
+    pub priority: Priority,
+    /// Not before this time.
+    pub scheduled_at: Option<Timestamp>,
+    /// Makes repeats of this request harmless.
+    pub idempotency: Option<IdempotencyKey>,
+    /// Check everything, queue nothing.
+    pub dry_run: bool,
+}
+
+/// To whom, and what.
+#[derive(Clone)]
+pub enum Content {
+    /// One recipient.
+    One {
+        /// The recipient as written.
+        number: String,
+        /// The text, byte for byte.
+        message: String,
+    },
+    /// The same text for several; repeats are sent once.
+    Many {
+        /// The recipients as written.
+        recipients: Vec<String>,
+        /// The text, byte for byte.
+        message: String,
+    },
+    /// A text of its own for each.
+    Each(Vec<PersonalMessage>),
+}
+
+/// One of several messages with a text of its own.
+#[derive(Clone)]
+pub struct PersonalMessage {
+    /// The recipient as written.
+    pub number: String,
+    /// The text, byte for byte.
+    pub message: String,
+    /// The caller's own id.
+    pub reference_id: Option<String>,
+}
+
+/// How urgent a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    /// Before the others.
+    High,
+    /// In order.
+    #[default]
+    Normal,
+    /// After the others.
+    Low,
+}
+
+impl Priority {
+    /// From the contract's word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "high" => Some(Self::High),
+            "normal" => Some(Self::Normal),
+            "low" => Some(Self::Low),
+            _ => None,
+        }
+    }
+
+    const fn lane(self) -> Lane {
+        match self {
+            Self::High => Lane::High,
+            Self::Normal => Lane::Normal,
+            Self::Low => Lane::Low,
+        }
+    }
+}
+
+/// The caller's key, and what its request was.
+#[derive(Debug, Clone)]
+pub struct IdempotencyKey {
+    /// The key as the caller chose it.
+    pub key: String,
+    /// [`super::body_hash`] of the request as it came.
+    pub body: [u8; 32],
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Each(Vec::new())
+    }
+}
+
+/// Without texts and numbers, because debug output reaches logs.
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, messages) = match self {
+            Self::One { .. } => ("One", 1),
+            Self::Many { recipients, .. } => ("Many", recipients.len()),
+            Self::Each(messages) => ("Each", messages.len()),
+        };
+        f.debug_tuple(kind).field(&messages).finish()
+    }
+}
+
+impl Api {
+    /// Checks the whole request, queues all of it in one transaction and answers once it is on disk. It does not
+    /// matter whether WhatsApp is connected. Whether this account is in a group is found out when the message leaves.
+    ///
+    /// # Errors
+    /// One bad recipient, text or field refuses the whole request; so do a used idempotency key and the store.
+    pub async fn send(&self, request: SendRequest, source: Source) -> Result<SendAnswer, ApiError> {
+        let idempotency = request.idempotency.map(|given| self.idempotency(&given, source)).transpose()?;
+        let (form, mut targets) = self.resolve(request.content, request.reference_id)?;
+        self.prefer_phones(&mut targets).await?;
+        self.admit(form, &targets)?;
+        let duplicates = if form == Form::Many { sift(&mut targets) } else { Vec::new() };
+        if request.dry_run {
+            let messages = targets.into_iter().map(|target| accepted(target, None)).collect();
+            return Ok(answer(messages, duplicates, true));
+        }
+        let (lane, not_before) = (request.priority.lane(), request.scheduled_at);
+        let drafts = targets.iter_mut().map(|target| Draft {
+            chat: target.chat.clone(),
+            text: std::mem::take(&mut target.text),
+            reference_id: target.reference_id.clone(),
+            lane,
+            source,
+            not_before,
+        });
+        let messages = match self.0.queue.enqueue(drafts.collect(), idempotency).await? {
+            Accepted::Fresh(placed) => {
+                targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()
+            }
+            Accepted::Repeat(ids) => self.accepted_before(ids).await?,
+            Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
+        };
+        Ok(answer(messages, duplicates, false))
+    }
+
+    fn idempotency(&self, given: &IdempotencyKey, source: Source) -> Result<Idempotency, ApiError> {
+        let chars = given.key.chars().count();
+        if chars == 0 || chars > MAX_KEY_CHARS {
+            let problem = format!("has {chars} characters; 1 to {MAX_KEY_CHARS} fit");
+            return Err(ApiError::field_error("idempotency_key", problem));
+        }
+        Ok(Idempotency {
+            key: key_hash(source, &given.key),
+            body: given.body,
+            at: self.0.clock.now(),
+            keep: idempotency::KEEP,
+        })
+    }
+
+    /// The first answer again: what was accepted then was pending then.
+    async fn accepted_before(&self, ids: Vec<MessageId>) -> Result<Vec<AcceptedView>, ApiError> {
+        let mut messages = Vec::with_capacity(ids.len());
+        for id in ids {
+            // Retention may have taken one meanwhile.
+            let Some(message) = self.0.store.outbox.message(id).await? else { continue };
+            messages.push(AcceptedView {
+                id: Some(id),
+                reference_id: message.reference_id,
+                number: message.chat.number().to_owned(),
+                chat_id: message.chat,
+                status: Status::Pending,
+                position: self.0.queue.position(id),
+            });
+        }
+        Ok(messages)
+    }
+}
+
+fn answer(messages: Vec<AcceptedView>, duplicates: Vec<String>, dry_run: bool) -> SendAnswer {
+    let first = messages.first();
+    SendAnswer {
+        success: true,
+        id: first.and_then(|first| first.id),
+        reference_id: first.and_then(|first| first.reference_id.clone()),
+        status: Status::Pending,
+        dry_run,
+        messages,
+        duplicates,
+    }
+}
+
+fn accepted(target: Target, placed: Option<Placed>) -> AcceptedView {
+    AcceptedView {
+        id: placed.as_ref().map(|placed| placed.id),
+        reference_id: target.reference_id,
+        number: target.chat.number().to_owned(),
+        chat_id: target.chat,
+        status: Status::Pending,
+        position: placed.map_or(0, |placed| placed.position),
+    }
+}
+
+/// Leaves each chat in once, the first time; the others as they were written.
+fn sift(targets: &mut Vec<Target>) -> Vec<String> {
+    if targets.len() < 2 {
+        return Vec::new();
+    }
+    let mut seen = HashSet::with_capacity(targets.len());
+    let mut duplicates = Vec::new();
+    targets.retain_mut(|target| {
+        let fresh = seen.insert(target.chat.clone());
+        if !fresh {
+            duplicates.push(std::mem::take(&mut target.written));
+        }
+        fresh
+    });
+    duplicates
+}

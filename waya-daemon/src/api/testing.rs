@@ -1,0 +1,312 @@
+//! A whole `Api` on a store in memory and a scripted WhatsApp, for the tests of the doors.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, DaemonInfo, Kind, Parts, ensure_key};
+use crate::bus::Bus;
+use crate::clock::{Clock, SystemClock};
+use crate::model::{
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Message, MessageId, Status, Timestamp, WhatsAppId,
+};
+use crate::queue::Queue;
+use crate::session::fake::FakeWhatsApp;
+use crate::settings::Settings;
+use crate::store::{
+    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
+    OpenMessage, Outbox, Page, Store, StoreError, StoreHealth,
+};
+
+/// Rows in memory; refuses everything while `down`.
+#[derive(Debug)]
+pub struct Memory {
+    rows: Mutex<Rows>,
+    down: AtomicBool,
+    newest: watch::Sender<Cursor>,
+    health: watch::Sender<StoreHealth>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    messages: Vec<Message>,
+    idempotency: Vec<(Idempotency, Vec<MessageId>)>,
+    events: Vec<Event>,
+    contacts: Vec<Contact>,
+    values: HashMap<(String, String), Vec<u8>>,
+}
+
+impl Memory {
+    fn rows(&self) -> Result<MutexGuard<'_, Rows>, StoreError> {
+        if self.down.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("disk on fire at /secret/path".to_owned()));
+        }
+        Ok(self.rows.lock().unwrap())
+    }
+
+    /// From now on nothing works, or all does again.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+        let health = if down { StoreHealth::Down("disk on fire".to_owned()) } else { StoreHealth::Ready };
+        self.health.send_replace(health);
+    }
+
+    /// Returns once somebody waits for events.
+    pub async fn wait_for_reader(&self) {
+        while self.newest.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// How many messages there are.
+    pub fn count(&self) -> usize {
+        self.rows.lock().unwrap().messages.len()
+    }
+}
+
+#[async_trait]
+impl Outbox for Memory {
+    async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
+        // As with the real one, others get their turn before the answer.
+        tokio::task::yield_now().await;
+        let mut rows = self.rows()?;
+        if let Some(new) = batch.idempotency {
+            if let Some((old, ids)) = rows.idempotency.iter().find(|(old, _)| old.key == new.key) {
+                return Ok(if old.body == new.body { Enqueued::Repeat(ids.clone()) } else { Enqueued::Conflict });
+            }
+            let ids = batch.messages.iter().map(|message| message.id).collect();
+            rows.idempotency.push((new, ids));
+        }
+        rows.messages.extend(batch.messages.into_iter().map(Message::from));
+        Ok(Enqueued::Fresh)
+    }
+
+    async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {
+        let mut rows = self.rows()?;
+        let Some(message) = rows.messages.iter_mut().find(|message| message.id == id) else {
+            return Ok(Changed::Unknown);
+        };
+        Ok(match message.apply(&change, now) {
+            Ok(true) => Changed::Yes(Box::new(message.clone())),
+            Ok(false) => Changed::Already(Box::new(message.clone())),
+            Err(refusal) => Changed::Refused(refusal),
+        })
+    }
+
+    async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
+        Ok(self.rows()?.messages.iter().find(|message| message.id == id).cloned())
+    }
+
+    async fn by_reference(&self, reference: &str, limit: usize) -> Result<Vec<Message>, StoreError> {
+        let rows = self.rows()?;
+        let matches = |message: &&Message| message.reference_id.as_deref() == Some(reference);
+        Ok(rows.messages.iter().rev().filter(matches).take(limit).cloned().collect())
+    }
+
+    async fn by_whatsapp_id(&self, _id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
+        Ok(None)
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Message>, StoreError> {
+        let rows = self.rows()?;
+        let matches = |message: &&Message| {
+            (filter.statuses.is_empty() || filter.statuses.contains(&message.status))
+                && filter.before.is_none_or(|before| message.id < before)
+        };
+        Ok(rows.messages.iter().rev().filter(matches).take(filter.limit).cloned().collect())
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        let rows = self.rows()?;
+        let count = |status| rows.messages.iter().filter(|message| message.status == status).count() as u64;
+        Ok(Counts {
+            pending: count(Status::Pending),
+            sending: count(Status::Sending),
+            sent: count(Status::Sent),
+            failed: count(Status::Failed),
+            cancelled: count(Status::Cancelled),
+        })
+    }
+
+    async fn prune(&self, _keep: Keep, _now: Timestamp) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+#[async_trait]
+impl Journal for Memory {
+    async fn record_incoming(&self, batch: Vec<Incoming>) -> Result<Vec<bool>, StoreError> {
+        for incoming in &batch {
+            self.append(EventBody::Message(Box::new(incoming.clone())), incoming.received_at).await?;
+        }
+        Ok(vec![true; batch.len()])
+    }
+
+    async fn append(&self, body: EventBody, at: Timestamp) -> Result<Cursor, StoreError> {
+        let mut rows = self.rows()?;
+        let cursor = Cursor(rows.events.len() as u64 + 1);
+        rows.events.push(Event { cursor, at, body });
+        self.newest.send_replace(cursor);
+        Ok(cursor)
+    }
+
+    async fn after(&self, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
+        let rows = self.rows()?;
+        let events: Vec<Event> =
+            rows.events.iter().filter(|event| event.cursor > cursor).take(limit).cloned().collect();
+        let next = events.last().map_or(cursor, |event| event.cursor);
+        Ok(Page { events, next })
+    }
+
+    fn newest(&self) -> watch::Receiver<Cursor> {
+        self.newest.subscribe()
+    }
+
+    async fn prune_events(&self, _keep: Keep, _now: Timestamp) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+#[async_trait]
+impl AddressBook for Memory {
+    async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError> {
+        self.rows()?.contacts.extend(contacts);
+        Ok(())
+    }
+
+    async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError> {
+        Ok(self.rows()?.contacts.iter().find(|contact| contact.phone.as_deref() == Some(phone)).cloned())
+    }
+
+    async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
+        Ok(self.rows()?.contacts.iter().find(|contact| contact.lid.as_deref() == Some(lid)).cloned())
+    }
+}
+
+#[async_trait]
+impl KeyValues for Memory {
+    async fn all(&self, namespace: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let rows = self.rows()?;
+        let of_it = rows.values.iter().filter(|((name, _), _)| name == namespace);
+        Ok(of_it.map(|((_, key), value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn get(&self, namespace: &str, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.rows()?.values.get(&(namespace.to_owned(), key.to_owned())).cloned())
+    }
+
+    async fn put(&self, namespace: &str, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let mut rows = self.rows()?;
+        let place = (namespace.to_owned(), key.to_owned());
+        match value {
+            Some(value) => rows.values.insert(place, value),
+            None => rows.values.remove(&place),
+        };
+        Ok(())
+    }
+}
+
+/// An `Api` and all it stands on.
+pub struct World {
+    pub api: Api,
+    pub memory: Arc<Memory>,
+    pub store: Store,
+    pub whatsapp: Arc<FakeWhatsApp>,
+    pub settings: Settings,
+    pub bus: Bus,
+    pub clock: Arc<dyn Clock>,
+    pub shutdown: CancellationToken,
+    pub data_dir: tempfile::TempDir,
+}
+
+/// The own store of a test.
+pub fn memory() -> (Arc<Memory>, Store) {
+    let memory = Arc::new(Memory {
+        rows: Mutex::default(),
+        down: AtomicBool::new(false),
+        newest: watch::Sender::new(Cursor(0)),
+        health: watch::Sender::new(StoreHealth::Ready),
+    });
+    let store = Store {
+        outbox: memory.clone(),
+        journal: memory.clone(),
+        contacts: memory.clone(),
+        values: memory.clone(),
+        health: memory.health.subscribe(),
+    };
+    (memory, store)
+}
+
+impl World {
+    /// Connected; nothing leaves by itself, since no worker runs.
+    pub async fn new() -> Self {
+        let (memory, store) = memory();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let bus = Bus::default();
+        let data_dir = tempfile::tempdir().unwrap();
+        let settings = Settings::load(store.values.clone(), Vec::new()).await.unwrap();
+        let keys = ensure_key(store.values.clone(), data_dir.path()).await.unwrap();
+        let (events, _) = mpsc::unbounded_channel();
+        let whatsapp = Arc::new(FakeWhatsApp::connected(events));
+        let shutdown = CancellationToken::new();
+        let api = Api::new(Parts {
+            queue: Queue::new(store.clone(), clock.clone(), bus.clone()),
+            store: store.clone(),
+            whatsapp: whatsapp.clone(),
+            settings: settings.clone(),
+            keys,
+            clock: clock.clone(),
+            bus: bus.clone(),
+            info: DaemonInfo {
+                version: "0.1.0",
+                profile: "default".to_owned(),
+                started_at: Timestamp::from_millis(1_800_000_000_000),
+                http: Some("127.0.0.1:7200".to_owned()),
+                kind: Kind::Sandbox,
+            },
+            shutdown: shutdown.clone(),
+        });
+        Self { api, memory, store, whatsapp, settings, bus, clock, shutdown, data_dir }
+    }
+
+    /// The API key as it was written down.
+    pub fn key(&self) -> String {
+        std::fs::read_to_string(self.data_dir.path().join("api-key")).unwrap().trim_end().to_owned()
+    }
+
+    /// Carries a change out and tells it, as the worker would.
+    pub async fn change(&self, id: MessageId, change: Change) -> Message {
+        let Ok(Changed::Yes(message)) = self.store.outbox.change(id, change, self.clock.now()).await else {
+            panic!("the change did not fit");
+        };
+        self.bus.publish(crate::bus::BusEvent::Message(message.clone()));
+        *message
+    }
+}
+
+/// A message from somebody.
+pub fn incoming(id: &str, text: &str) -> Incoming {
+    Incoming {
+        id: id.to_owned(),
+        chat: ChatId::group("120363"),
+        sender: ChatId::phone("6281200000002"),
+        sender_lid: Some("991".to_owned()),
+        from_me: false,
+        push_name: Some("Budi".to_owned()),
+        kind: "chat".to_owned(),
+        text: text.to_owned(),
+        timestamp: Timestamp::from_millis(1_800_000_000_000),
+        received_at: Timestamp::from_millis(1_800_000_000_500),
+        raw: Vec::new(),
+    }
+}

@@ -1,0 +1,315 @@
+//! The shapes of all answers: exactly the JSON bodies of HTTP and of `waya --json`.
+
+use serde::Serialize;
+
+use crate::model::{Ack, ChatId, MessageId, Source, Status, Timestamp};
+
+/// `POST /api/send-message`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SendAnswer {
+    /// Always true: refusals are errors.
+    pub success: bool,
+    /// The first message's id; none in a dry run.
+    pub id: Option<MessageId>,
+    /// The first message's reference.
+    pub reference_id: Option<String>,
+    /// The first message's status.
+    pub status: Status,
+    /// Nothing was queued: it was only checked.
+    #[serde(rename = "dryRun", skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// One row for each recipient.
+    pub messages: Vec<AcceptedView>,
+    /// Recipients that were named more than once, as written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub duplicates: Vec<String>,
+}
+
+/// One accepted message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AcceptedView {
+    /// The queue id; none in a dry run.
+    pub id: Option<MessageId>,
+    /// The caller's own id.
+    pub reference_id: Option<String>,
+    /// The phone's digits, else the chat's address.
+    pub number: String,
+    /// The chat's address.
+    #[serde(rename = "chatId")]
+    pub chat_id: ChatId,
+    /// Where it stands.
+    pub status: Status,
+    /// Its place among the waiting ones: 1 leaves next, 0 does not wait any more.
+    pub position: u64,
+}
+
+/// `GET /api/message-status/:id`; times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageView {
+    /// The queue id.
+    pub id: MessageId,
+    /// The caller's own id.
+    #[serde(rename = "reference_id")]
+    pub reference_id: Option<String>,
+    /// The phone's digits, else the chat's address.
+    pub number: String,
+    /// The chat's address.
+    pub chat_id: ChatId,
+    /// The text, byte for byte.
+    pub message: String,
+    /// Where it stands.
+    pub status: Status,
+    /// Why it failed, or why the last attempt did not succeed.
+    pub error: Option<String>,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When the server's ack was seen.
+    pub sent_at: Option<Timestamp>,
+    /// When a recipient's device confirmed it.
+    pub delivered_at: Option<Timestamp>,
+    /// When it was read.
+    pub read_at: Option<Timestamp>,
+    /// How far it got on the other side.
+    pub ack: Ack,
+    /// The id WhatsApp knows it by.
+    pub whatsapp_id: String,
+    /// Which door it came through.
+    pub source: Source,
+    /// Attempts spent.
+    pub attempts: u32,
+    /// Why it waits, while it does.
+    pub hold: Option<HoldView>,
+    /// All messages that share the reference, newest first; empty when there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<MessageView>,
+}
+
+/// Why a pending message waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HoldView {
+    /// `pace`, `offline`, `paused`, `scheduled`, `backoff` …
+    pub reason: &'static str,
+    /// Until when, if that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// How many messages stand where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueSummary {
+    /// Nothing leaves until it is resumed.
+    pub paused: bool,
+    /// Waiting.
+    pub pending: u64,
+    /// On their way.
+    pub sending: u64,
+    /// Acknowledged by the server.
+    pub sent: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Taken back.
+    pub cancelled: u64,
+    /// When the oldest one waiting was accepted.
+    pub oldest_pending_at: Option<Timestamp>,
+}
+
+/// `GET /api/queue`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueView {
+    /// How many stand where.
+    #[serde(flatten)]
+    pub summary: QueueSummary,
+    /// Messages, newest first.
+    pub messages: Vec<MessageView>,
+    /// `before` of the next page, when there may be one.
+    pub next: Option<MessageId>,
+}
+
+/// `GET /api/session`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    /// The state's word.
+    pub state: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it is in this state, in words.
+    pub reason: Option<String>,
+    /// When the next attempt is due, or a ban ends.
+    pub retry_at: Option<Timestamp>,
+    /// Who is linked.
+    pub me: Option<AccountView>,
+    /// The QR code to scan, while there is one.
+    pub qr: Option<QrView>,
+    /// The code to type on the phone, while there is one.
+    pub pairing_code: Option<String>,
+}
+
+/// The linked account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountView {
+    /// Digits with country code.
+    pub number: String,
+    /// LID digits.
+    pub lid: Option<String>,
+    /// The account's own name.
+    pub name: String,
+}
+
+/// A QR code to scan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QrView {
+    /// What it says.
+    pub text: String,
+    /// A PNG picture of it, in base64.
+    pub png: String,
+    /// When it stops working; a new one comes then.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `GET /api/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusView {
+    /// The link to WhatsApp.
+    pub session: SessionView,
+    /// The queue.
+    pub queue: QueueSummary,
+    /// When anything was last heard from WhatsApp.
+    pub last_traffic_at: Option<Timestamp>,
+    /// The daemon's version.
+    pub version: &'static str,
+    /// The profile's name.
+    pub profile: String,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// Where HTTP is served; none when it is off.
+    pub http: Option<String>,
+    /// `real` or `sandbox`.
+    pub kind: &'static str,
+    /// Whether the store accepts work.
+    pub store_ready: bool,
+}
+
+/// `GET /api/events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventsView {
+    /// The events, oldest first.
+    pub events: Vec<EventView>,
+    /// `after` of the next request.
+    pub next: String,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventView {
+    /// Its place in the journal; opaque.
+    pub cursor: String,
+    /// When the daemon wrote it down.
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBodyView,
+}
+
+/// What happened, under a field of the type's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventBodyView {
+    /// A message came in, or the owner typed one on another device.
+    Message {
+        /// The message.
+        message: IncomingView,
+    },
+    /// An outgoing message's status or ack changed.
+    Status {
+        /// What it became.
+        status: StatusChangedView,
+    },
+    /// The link to WhatsApp changed.
+    Link {
+        /// What it became.
+        link: LinkView,
+    },
+}
+
+/// An incoming message, in the words that scripts use too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IncomingView {
+    /// WhatsApp's id.
+    pub id: String,
+    /// The text, or the caption.
+    pub body: String,
+    /// The chat it came from: in a group the group, else the person.
+    pub from: ChatId,
+    /// The chat it stands in.
+    pub chat_id: ChatId,
+    /// In a group: who wrote it.
+    pub author: Option<ChatId>,
+    /// The LID digits of who wrote it, when known.
+    pub sender_lid: Option<String>,
+    /// Their own name for themselves.
+    pub sender_name: Option<String>,
+    /// Typed by the owner on another device.
+    pub from_me: bool,
+    /// `chat`, `image`, `video`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// WhatsApp's time of sending.
+    pub timestamp: Timestamp,
+    /// It stands in a group.
+    pub is_group: bool,
+    /// Who wrote it, wherever it stands.
+    #[serde(skip)]
+    pub sender: ChatId,
+}
+
+/// What an outgoing message became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusChangedView {
+    /// The queue id.
+    pub id: MessageId,
+    /// The caller's own id.
+    #[serde(rename = "reference_id")]
+    pub reference_id: Option<String>,
+    /// The phone's digits, else the chat's address.
+    pub number: String,
+    /// The chat's address.
+    pub chat_id: ChatId,
+    /// Where it stands.
+    pub status: Status,
+    /// How far it got.
+    pub ack: Ack,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What the link became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkView {
+    /// The state's word.
+    pub state: &'static str,
+    /// Why, in words.
+    pub reason: Option<String>,
+}
+
+/// One setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettingView {
+    /// Its key.
+    pub key: &'static str,
+    /// The value that counts; empty when there is none.
+    pub value: String,
+    /// What it is when nobody says otherwise.
+    pub default: &'static str,
+    /// `default`, `stored`, or the place that pins it.
+    pub origin: String,
+    /// Environment or config file decide it; it cannot be changed here.
+    pub pinned: bool,
+    /// What it does.
+    pub description: &'static str,
+}

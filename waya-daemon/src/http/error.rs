@@ -1,0 +1,140 @@
+//! The one map from refusals to HTTP: status, code and words.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::api::ApiError;
+
+/// Whatever a request is refused with.
+#[derive(Debug)]
+pub(super) enum HttpError {
+    /// A use case refused.
+    Api(ApiError),
+    /// The body is no JSON object; what is wrong, and where.
+    InvalidJson(String),
+    /// No key, or a wrong one; what to do.
+    Unauthorized(&'static str),
+    /// No such path.
+    NoSuchRoute,
+    /// The path is there, for other methods.
+    MethodNotAllowed,
+    /// The body is over the limit, in bytes.
+    TooLarge(usize),
+    /// The body is of another type.
+    UnsupportedMediaType(String),
+    /// The body did not come in time.
+    TooSlow,
+    /// A fault of ours.
+    Internal,
+}
+
+/// The body of every refusal.
+#[derive(Serialize)]
+struct Body<'a> {
+    success: bool,
+    error: &'a str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+/// What a 5xx says instead of its cause.
+const STORE_WORDS: &str = "the store does not accept work right now; nothing was done, try again shortly";
+const INTERNAL_WORDS: &str = "something went wrong inside waya; its log says what";
+
+impl HttpError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Api(error) => match error.code() {
+                "recipient_not_allowed" => StatusCode::FORBIDDEN,
+                "not_found" => StatusCode::NOT_FOUND,
+                "idempotency_conflict"
+                | "not_cancellable"
+                | "not_retryable"
+                | "pinned"
+                | "already_linked"
+                | "not_linked" => StatusCode::CONFLICT,
+                "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+                "invalid_recipient" | "nothing_to_send" | "invalid_field" => StatusCode::UNPROCESSABLE_ENTITY,
+                "not_implemented" => StatusCode::NOT_IMPLEMENTED,
+                "store_unavailable" | "not_connected" => StatusCode::SERVICE_UNAVAILABLE,
+                "refused_by_whatsapp" => StatusCode::BAD_GATEWAY,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Api(error) => error.code(),
+            Self::InvalidJson(_) => "invalid_json",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::NoSuchRoute => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::TooLarge(_) => "too_large",
+            Self::UnsupportedMediaType(_) => "unsupported_media_type",
+            Self::TooSlow => "timeout",
+            Self::Internal => "internal",
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Api(error) => match error.code() {
+                "store_unavailable" => STORE_WORDS.to_owned(),
+                "internal" => INTERNAL_WORDS.to_owned(),
+                "refused_by_whatsapp" => "WhatsApp refused; waya's log says why".to_owned(),
+                _ => error.to_string(),
+            },
+            Self::InvalidJson(words) | Self::UnsupportedMediaType(words) => words.clone(),
+            Self::Unauthorized(words) => (*words).to_owned(),
+            Self::NoSuchRoute => "there is nothing at this path; the API is under /api/".to_owned(),
+            Self::MethodNotAllowed => {
+                "this path does not take this method; the Allow header lists those it does".to_owned()
+            }
+            Self::TooLarge(limit) => {
+                format!("the body is larger than {limit} bytes; split the request, or raise http.body_limit")
+            }
+            Self::TooSlow => "the body did not arrive in time; send it faster".to_owned(),
+            Self::Internal => INTERNAL_WORDS.to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if let (Self::Api(error), true) = (&self, status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED) {
+            tracing::warn!(%error, code = error.code(), "a request failed");
+        }
+        let field = if let Self::Api(error) = &self { error.field() } else { None };
+        let body = Body { success: false, error: &self.words(), code: self.code(), field };
+        let mut response = (status, axum::Json(body)).into_response();
+        let headers = response.headers_mut();
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<ApiError> for HttpError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(error)
+    }
+}

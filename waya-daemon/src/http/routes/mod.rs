@@ -1,0 +1,9 @@
+//! One file a noun; each handler translates, calls one use case and answers with its view.
+
+pub(super) mod events;
+pub(super) mod health;
+pub(super) mod message;
+pub(super) mod queue;
+pub(super) mod send;
+mod send_body;
+pub(super) mod session;

@@ -1,0 +1,35 @@
+//! Accepting messages.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+
+use super::send_body;
+use crate::api::ApiError;
+use crate::api::view::SendAnswer;
+use crate::http::Door;
+use crate::http::body::read_json;
+use crate::http::error::HttpError;
+use crate::model::Source;
+
+/// `POST /api/send-message`: 202 once it is on disk; a dry run is a 200.
+pub(in crate::http) async fn send(
+    State(door): State<Door>,
+    request: Request,
+) -> Result<(StatusCode, Json<SendAnswer>), HttpError> {
+    let (head, body) = request.into_parts();
+    let bytes = read_json(&head.headers, body, &door.options).await?;
+    let request = send_body::read(&bytes, header_key(&head.headers)?)?;
+    let answer = door.api.send(request, Source::Api).await?;
+    let status = if answer.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(answer)))
+}
+
+fn header_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    headers
+        .get("idempotency-key")
+        .map(|key| std::str::from_utf8(key.as_bytes()))
+        .transpose()
+        .map_err(|_| ApiError::field_error("idempotency_key", "is not valid UTF-8"))
+}

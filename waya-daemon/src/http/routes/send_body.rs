@@ -1,0 +1,289 @@
+//! The body of `POST /api/send-message`, read straight from its bytes.
+//!
+//! Fields that are not of the contract are ignored, as other gateways do, so that a caller's extra fields harm nothing.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::api::{
+    ApiError, Content, IdempotencyKey, PersonalMessage, Priority, SendRequest, body_hash, time_from_millis,
+    time_from_text,
+};
+use crate::http::error::HttpError;
+use crate::model::Timestamp;
+
+/// The body as it came; what its fields mean is checked by [`SendBody::request`].
+#[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
+pub(super) struct SendBody<'a> {
+    #[serde(borrow)]
+    number: Option<Given<'a>>,
+    #[serde(borrow)]
+    recipients: Option<Vec<Given<'a>>>,
+    #[serde(borrow)]
+    message: Option<Given<'a>>,
+    #[serde(borrow)]
+    messages: Option<Vec<PersonalBody<'a>>>,
+    #[serde(borrow)]
+    media: Option<Given<'a>>,
+    #[serde(borrow)]
+    reference_id: Option<Given<'a>>,
+    #[serde(borrow)]
+    scheduled_at: Option<Given<'a>>,
+    #[serde(borrow)]
+    priority: Option<Given<'a>>,
+    #[serde(borrow)]
+    idempotency_key: Option<Given<'a>>,
+    #[serde(borrow)]
+    dry_run: Option<Given<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(expecting = "an object with number and message")]
+struct PersonalBody<'a> {
+    #[serde(borrow)]
+    number: Option<Given<'a>>,
+    #[serde(borrow)]
+    message: Option<Given<'a>>,
+    #[serde(borrow)]
+    media: Option<Given<'a>>,
+    #[serde(borrow)]
+    reference_id: Option<Given<'a>>,
+}
+
+/// A value of whatever type came.
+enum Given<'a> {
+    Text(Cow<'a, str>),
+    Integer(i128),
+    Flag(bool),
+    /// An array or object with nothing in it.
+    Empty,
+    Other,
+}
+
+/// Reads the body. Text is taken over as it is; a NUL, written `\u0000`, too.
+pub(super) fn read(bytes: &[u8], header_key: Option<&str>) -> Result<SendRequest, HttpError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        HttpError::InvalidJson(format!("the body is not valid UTF-8 (byte {})", error.valid_up_to()))
+    })?;
+    // Some programs put a byte order mark before the JSON.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if !text.trim_start().starts_with('{') {
+        return Err(HttpError::InvalidJson("the body must be a JSON object".to_owned()));
+    }
+    let body: SendBody<'_> = serde_json::from_str(text).map_err(|error| wrong(text, &error))?;
+    body.request(text, header_key)
+}
+
+/// Broken JSON, or a field of a type that it cannot have.
+fn wrong(text: &str, error: &serde_json::Error) -> HttpError {
+    let broken = || HttpError::InvalidJson(format!("the body is broken JSON: {error}"));
+    if !error.is_data() {
+        return broken();
+    }
+    // What is wrong beyond this field is not known yet: broken JSON comes first.
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return broken() };
+    let array = |field: &str| value.get(field).is_some_and(|value| !value.is_array() && !value.is_null());
+    if array("recipients") {
+        return ApiError::field_error("recipients", "must be an array of recipients; one goes into number").into();
+    }
+    if array("messages") || value.get("messages").is_some() {
+        return ApiError::field_error("messages", "must be an array of objects with number and message").into();
+    }
+    ApiError::field_error("body", error.to_string()).into()
+}
+
+impl SendBody<'_> {
+    fn request(self, text: &str, header_key: Option<&str>) -> Result<SendRequest, HttpError> {
+        if self.media.as_ref().is_some_and(|media| !matches!(media, Given::Empty)) {
+            return Err(no_media().into());
+        }
+        let own = [self.number.is_some(), self.recipients.is_some(), self.messages.is_some()];
+        let content = match (own.iter().filter(|given| **given).count(), self.number, self.recipients, self.messages) {
+            (1, Some(number), None, None) => {
+                Content::One { number: recipient("number", number)?, message: message("message", self.message)? }
+            }
+            (1, None, Some(recipients), None) => Content::Many {
+                recipients: recipients
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, number)| recipient(format!("recipients[{index}]"), number))
+                    .collect::<Result<_, _>>()?,
+                message: message("message", self.message)?,
+            },
+            (1, None, None, Some(messages)) if self.message.is_none() => Content::Each(
+                messages.into_iter().enumerate().map(|(index, one)| one.message(index)).collect::<Result<_, _>>()?,
+            ),
+            (1, ..) => return Err(ApiError::field_error("message", "goes into each entry of messages").into()),
+            (0, ..) => {
+                return Err(
+                    ApiError::field_error("number", "is missing; give number, or recipients for several").into()
+                );
+            }
+            _ => {
+                return Err(
+                    ApiError::field_error("recipients", "give exactly one of number, recipients and messages").into()
+                );
+            }
+        };
+        let key = idempotency_key(self.idempotency_key, header_key)?;
+        Ok(SendRequest {
+            content,
+            reference_id: reference("reference_id", self.reference_id)?,
+            priority: priority(self.priority.as_ref())?,
+            scheduled_at: self.scheduled_at.map(scheduled_at).transpose()?,
+            idempotency: key.map(|key| idempotency(key, text)).transpose()?,
+            dry_run: match self.dry_run {
+                None => false,
+                Some(Given::Flag(flag)) => flag,
+                Some(_) => return Err(ApiError::field_error("dry_run", "must be true or false").into()),
+            },
+        })
+    }
+}
+
+impl PersonalBody<'_> {
+    fn message(self, index: usize) -> Result<PersonalMessage, ApiError> {
+        if self.media.is_some_and(|media| !matches!(media, Given::Empty)) {
+            return Err(no_media());
+        }
+        let field = |name: &str| format!("messages[{index}].{name}");
+        let Some(number) = self.number else {
+            return Err(ApiError::field_error(field("number"), "is missing"));
+        };
+        Ok(PersonalMessage {
+            number: recipient(field("number"), number)?,
+            message: message(field("message"), self.message)?,
+            reference_id: reference(field("reference_id"), self.reference_id)?,
+        })
+    }
+}
+
+fn no_media() -> ApiError {
+    ApiError::NotImplemented("this version sends no media yet; leave media out".into())
+}
+
+fn recipient(field: impl Into<Cow<'static, str>>, given: Given<'_>) -> Result<String, ApiError> {
+    match given {
+        Given::Text(text) => Ok(text.into_owned()),
+        Given::Integer(number) if number >= 0 => Ok(number.to_string()),
+        _ => Err(ApiError::field_error(field, "must be a string or a whole number; several go into recipients")),
+    }
+}
+
+fn message(field: impl Into<Cow<'static, str>>, given: Option<Given<'_>>) -> Result<String, ApiError> {
+    match given {
+        Some(Given::Text(text)) => Ok(text.into_owned()),
+        // That nothing is there is said by the use case.
+        None => Ok(String::new()),
+        Some(_) => Err(ApiError::field_error(field, "must be a string")),
+    }
+}
+
+/// An empty one, as forms send it, is none.
+fn reference(field: impl Into<Cow<'static, str>>, given: Option<Given<'_>>) -> Result<Option<String>, ApiError> {
+    match given {
+        None => Ok(None),
+        Some(Given::Text(text)) => Ok((!text.is_empty()).then(|| text.into_owned())),
+        Some(Given::Integer(number)) => Ok(Some(number.to_string())),
+        Some(_) => Err(ApiError::field_error(field, "must be a string")),
+    }
+}
+
+fn priority(given: Option<&Given<'_>>) -> Result<Priority, ApiError> {
+    let word = match given {
+        None => return Ok(Priority::Normal),
+        Some(Given::Text(word)) => Priority::from_word(word),
+        Some(_) => None,
+    };
+    word.ok_or_else(|| ApiError::field_error("priority", "must be high, normal or low"))
+}
+
+fn scheduled_at(given: Given<'_>) -> Result<Timestamp, ApiError> {
+    let time = match given {
+        Given::Text(text) => time_from_text(&text),
+        Given::Integer(millis) => i64::try_from(millis).map_err(|_| "is out of range").and_then(time_from_millis),
+        _ => Err("must be a string or a whole number of milliseconds"),
+    };
+    time.map_err(|problem| ApiError::field_error("scheduled_at", problem))
+}
+
+/// From the header or the body; both may say the same.
+fn idempotency_key<'a>(body: Option<Given<'a>>, header: Option<&'a str>) -> Result<Option<Cow<'a, str>>, ApiError> {
+    let wrong = |problem: &'static str| Err(ApiError::field_error("idempotency_key", problem));
+    match (body, header) {
+        (None, None) => Ok(None),
+        (None, Some(header)) => Ok(Some(Cow::Borrowed(header))),
+        (Some(Given::Text(body)), None) => Ok(Some(body)),
+        (Some(Given::Text(body)), Some(header)) if body == header => Ok(Some(body)),
+        (Some(Given::Text(_)), Some(_)) => wrong("is not the same as the Idempotency-Key header; give one of them"),
+        (Some(_), _) => wrong("must be a string"),
+    }
+}
+
+/// Only requests with a key pay for this second reading.
+fn idempotency(key: Cow<'_, str>, text: &str) -> Result<IdempotencyKey, HttpError> {
+    let value: Value = serde_json::from_str(text).map_err(|error| wrong(text, &error))?;
+    Ok(IdempotencyKey { key: key.into_owned(), body: body_hash(&value) })
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Given<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(GivenVisitor)
+    }
+}
+
+struct GivenVisitor;
+
+impl<'de> Visitor<'de> for GivenVisitor {
+    type Value = Given<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Given::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Given::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Given::Integer(number.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Given::Integer(number.into()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Given::Other)
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Self::Value, E> {
+        Ok(Given::Flag(flag))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Given::Empty)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut given = Given::Empty;
+        while items.next_element::<IgnoredAny>()?.is_some() {
+            given = Given::Other;
+        }
+        Ok(given)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Given::Other)
+    }
+}

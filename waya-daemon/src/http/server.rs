@@ -1,0 +1,105 @@
+//! Connections: accepted up to a limit, held to their times, drained at the end.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::error::HttpError;
+use super::{Options, router};
+use crate::api::Api;
+
+/// More than this of a request's head is refused.
+const MAX_HEAD: usize = 64 << 10;
+/// How long to leave the listener alone when the system has no more files to give.
+const REST: Duration = Duration::from_millis(50);
+
+/// Serves until `shutdown`, then lets requests under way finish within the drain time and returns.
+pub async fn serve(listener: TcpListener, api: Api, options: Options, shutdown: CancellationToken) {
+    let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
+    let (header_timeout, drain_timeout) = (options.header_timeout, options.drain_timeout);
+    let router = router(api, options);
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let (stream, permit) = tokio::select! {
+            next = accept(&listener, &permits) => next,
+            () = shutdown.cancelled() => break,
+        };
+        let connection = connection(stream, router.clone(), header_timeout, shutdown.clone());
+        let cut = cut.clone();
+        connections.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(drain_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "HTTP connections are cut: they did not finish in time");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed.
+    let permit = Arc::clone(permits).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "no HTTP connection could be accepted");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, header_timeout: Duration, shutdown: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| answer(router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+/// One request; a panic of ours costs this request only.
+async fn answer(router: Router, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+    let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
+    Ok(match answer {
+        Ok(Ok(response)) => response,
+        Err(_) => HttpError::Internal.into_response(),
+    })
+}
