@@ -183,7 +183,7 @@ impl Api {
                 number: message.chat.number().to_owned(),
                 chat_id: message.chat,
                 status: Status::Pending,
-                position: self.0.queue.position(id),
+                position: self.0.queue.position(id).await,
             });
         }
         Ok(messages)

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Api, DaemonInfo, Kind, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Message, MessageId, Status, Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, LinkState, Message, MessageId, OfflineReason, Status, Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;
 use crate::session::fake::FakeWhatsApp;
@@ -248,7 +249,7 @@ pub fn memory() -> (Arc<Memory>, Store) {
 }
 
 impl World {
-    /// Connected; nothing leaves by itself, since no worker runs.
+    /// Linked, but offline, so that nothing leaves by itself.
     pub async fn new() -> Self {
         let (memory, store) = memory();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -258,9 +259,22 @@ impl World {
         let keys = ensure_key(store.values.clone(), data_dir.path()).await.unwrap();
         let (events, _) = mpsc::unbounded_channel();
         let whatsapp = Arc::new(FakeWhatsApp::connected(events));
+        whatsapp.set_link(LinkState::Offline { reason: OfflineReason("no network".to_owned()), retry_at: None });
         let shutdown = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let queue = Queue::start(
+            store.clone(),
+            whatsapp.clone(),
+            settings.watch(),
+            clock.clone(),
+            bus.clone(),
+            &tasks,
+            shutdown.clone(),
+        )
+        .await
+        .unwrap();
         let api = Api::new(Parts {
-            queue: Queue::new(store.clone(), clock.clone(), bus.clone()),
+            queue,
             store: store.clone(),
             whatsapp: whatsapp.clone(),
             settings: settings.clone(),
