@@ -1,0 +1,103 @@
+//! Connections that are cut, refused or taken over: the state says why, and what can mend itself does.
+
+use waya_daemon::model::LinkState;
+use waya_sandbox::emulator::{Fault, FaultTarget};
+
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_shows_why_and_comes_back() {
+    let world = World::connected(0).await;
+    for fault in [Fault::Cut, Fault::CutMidFrame] {
+        world.fault(fault);
+        let LinkState::Offline { reason, retry_at } = world.until("offline").await else { unreachable!() };
+        assert!(reason.0.contains("the connection was lost"), "{fault:?}: {}", reason.0);
+        assert!(retry_at.is_some());
+        world.until("connected").await;
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_connections_is_told_and_tried_again() {
+    let world = World::connected(1).await;
+    world.emulator().set_fault(Fault::RefuseConnections, FaultTarget::All);
+    world.fault(Fault::Cut);
+    let refused = |state: &LinkState| match state {
+        LinkState::Offline { reason, .. } => !reason.0.contains("was lost"),
+        _ => false,
+    };
+    let LinkState::Offline { reason, retry_at } = world.until_state(refused).await.unwrap() else { unreachable!() };
+    assert!(reason.0.contains("127.0.0.1") || reason.0.contains("handshake"), "{}", reason.0);
+    assert!(retry_at.is_some());
+    world.emulator().clear_faults(&FaultTarget::All);
+    world.session.reconnect().await.unwrap();
+    world.until("connected").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_session_stays_out_until_it_is_asked_back() {
+    let world = World::connected(0).await;
+    let shakes = world.emulator().handshakes();
+    world.fault(Fault::Replaced);
+    world.until("replaced").await;
+    // Longer than the first wait of a session that would try by itself.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(world.session.link().borrow().state, LinkState::Replaced);
+    assert_eq!(world.emulator().handshakes(), shakes);
+    world.session.reconnect().await.unwrap();
+    world.until("connected").await;
+    world.end().await;
+}
+
+/// Logs in against an emulator that refuses logins with `code`, and gives the state that follows.
+async fn refused_with(code: u16, state: &str) -> (World, LinkState) {
+    let world = World::connected(0).await;
+    world.fault(Fault::RefuseLogins { code });
+    world.fault(Fault::Cut);
+    let mentions = code.to_string();
+    let state = world.until_state(|link| match link {
+        LinkState::Offline { reason, .. } if state == "offline" => reason.0.contains(&mentions),
+        other => other.name() == state,
+    });
+    let state = state.await.unwrap();
+    (world, state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_account_rests_with_its_keys() {
+    let (world, _) = refused_with(403, "locked").await;
+    assert!(world.has_keys());
+    world.mend();
+    world.session.reconnect().await.unwrap();
+    world.until("connected").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_account_waits_for_the_end_of_the_ban() {
+    let (world, state) = refused_with(402, "banned").await;
+    assert!(world.has_keys());
+    let LinkState::Banned { until } = state else { unreachable!() };
+    assert!(until.is_some_and(|until| until > world.session.link().borrow().since), "{until:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outdated_client_says_so_and_keeps_its_keys() {
+    let (world, _) = refused_with(405, "outdated").await;
+    assert!(world.has_keys());
+    world.mend();
+    world.session.reconnect().await.unwrap();
+    world.until("connected").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unavailable_server_is_tried_again() {
+    let (world, _) = refused_with(503, "offline").await;
+    world.mend();
+    world.until("connected").await;
+    world.end().await;
+}

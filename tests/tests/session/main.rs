@@ -1,0 +1,9 @@
+//! The session adapter against the emulator: the real client library, real handshakes, real encryption.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod faults;
+mod inbound;
+mod linking;
+mod outgoing;
+mod world;
