@@ -65,8 +65,11 @@ async fn a_refusal_is_told_with_its_reason() {
     world.fault(Fault::Nack { code: 463 });
     world.send("3EB0000000000000000003", &world.chat(0), "Halo").await.unwrap();
     assert_eq!(world.event(ack_of("3EB0000000000000000003")).await, Some(NackReason::ReachOutTimelock));
+    let until = world.session.reach_out_locked_until().await;
+    assert!(until.is_some_and(|until| until > world.session.link().borrow().since), "{until:?}");
 
     world.mend();
+    assert_eq!(world.session.reach_out_locked_until().await, None);
     world.send("3EB0000000000000000003", &world.chat(0), "Halo").await.unwrap();
     assert_eq!(world.event(ack_of("3EB0000000000000000003")).await, None);
     assert_eq!(world.arrived(0, "Halo").await, 1);

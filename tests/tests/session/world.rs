@@ -17,7 +17,7 @@ use waya_sandbox::emulator::{DeviceInfo, Emulator, Fault, FaultTarget};
 use waya_sandbox::{Sandbox, SandboxConfig};
 
 /// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A journal in memory that can be made to fail.
 #[derive(Debug, Default)]

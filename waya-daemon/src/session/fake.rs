@@ -37,6 +37,7 @@ struct Script {
     probes: VecDeque<bool>,
     probed: usize,
     last_traffic: Option<Timestamp>,
+    locked_until: Option<Timestamp>,
     paired: Vec<PairingMethod>,
     refusals: VecDeque<SessionError>,
 }
@@ -94,6 +95,11 @@ impl FakeWhatsApp {
     /// When something was last heard.
     pub fn set_last_traffic(&self, at: Option<Timestamp>) {
         self.script().last_traffic = at;
+    }
+
+    /// Until when writing to strangers is restricted.
+    pub fn set_reach_out_locked_until(&self, until: Option<Timestamp>) {
+        self.script().locked_until = until;
     }
 
     /// Every hand-over so far, those that failed too.
@@ -169,6 +175,10 @@ impl WhatsApp for FakeWhatsApp {
             return Err(error);
         }
         Ok(phones.iter().map(|phone| !script.unregistered.contains(phone)).collect())
+    }
+
+    async fn reach_out_locked_until(&self) -> Option<Timestamp> {
+        self.script().locked_until
     }
 
     async fn probe(&self) -> bool {

@@ -62,7 +62,7 @@ pub enum SessionError {
 }
 
 /// The account that is linked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Me {
     /// Phone digits.
     pub phone: String,
@@ -84,7 +84,7 @@ pub struct Link {
 }
 
 /// What the session tells, but for incoming messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum WaEvent {
     /// The server took a message, or refused it.
     ServerAck {
@@ -141,6 +141,9 @@ pub trait WhatsApp: Debug + Send + Sync {
     async fn send(&self, outgoing: Outgoing) -> Result<(), SendError>;
     /// Which of these phone numbers are on WhatsApp, in the same order.
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError>;
+    /// Until when WhatsApp keeps this account from writing to people who never wrote to it, asked after a
+    /// [`NackReason::ReachOutTimelock`]; `None` when it does not say.
+    async fn reach_out_locked_until(&self) -> Option<Timestamp>;
     /// Asks the server for a sign of life; reconnects when none comes.
     async fn probe(&self) -> bool;
     /// Starts linking an account; what to show comes as [`LinkState::Pairing`].
@@ -160,5 +163,34 @@ impl Debug for Outgoing {
             .field("whatsapp_id", &self.whatsapp_id)
             .field("chat", &self.chat)
             .finish_non_exhaustive()
+    }
+}
+
+/// With the number masked, because debug output reaches logs.
+impl Debug for Me {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Me").field("chat", &ChatId::phone(&self.phone)).finish_non_exhaustive()
+    }
+}
+
+/// With numbers masked and without names and codes, because debug output reaches logs.
+impl Debug for WaEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ServerAck { id, refused } => {
+                f.debug_struct("ServerAck").field("id", id).field("refused", refused).finish()
+            }
+            Self::Receipt { ids, from, kind, .. } => f
+                .debug_struct("Receipt")
+                .field("ids", ids)
+                .field("from", from)
+                .field("kind", kind)
+                .finish_non_exhaustive(),
+            Self::Person { phone, .. } => {
+                let chat = phone.as_deref().map(ChatId::phone);
+                f.debug_struct("Person").field("chat", &chat).finish_non_exhaustive()
+            }
+            Self::Link(state) => f.debug_tuple("Link").field(&state.name()).finish(),
+        }
     }
 }

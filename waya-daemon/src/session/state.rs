@@ -31,6 +31,8 @@ pub const LONGEST_DELAY: Duration = Duration::from_mins(5);
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// A restart that the server or we asked for is at once, but not again within this time.
 const RESTART_APART: Duration = Duration::from_secs(10);
+/// Being told that we do too much counts as so many failures more.
+const THROTTLED_COUNTS: u32 = 5;
 /// When to look again after a ban without an end.
 const BAN_WITHOUT_END: Duration = Duration::from_hours(1);
 
@@ -240,6 +242,9 @@ impl Machine {
         }
         if !self.keeps_connection() {
             return;
+        }
+        if ended.throttled {
+            self.failures = self.failures.saturating_add(THROTTLED_COUNTS);
         }
         let restart = std::mem::take(&mut self.restart);
         match ended.trouble {

@@ -9,7 +9,7 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn lost(reason: &str) -> Input {
-    Input::Ended(Ended { trouble: Some(reason.to_owned()) })
+    Input::Ended(Ended { trouble: Some(reason.to_owned()), throttled: false })
 }
 
 /// A machine that went through `inputs`, one a second.
@@ -82,6 +82,13 @@ fn waits_double_up_to_the_longest_and_start_over_after_a_stable_connection() {
     machine.take(Input::LoggedIn, at(1000), 1.0);
     machine.take(lost("x"), at(1030), 1.0);
     assert_eq!(machine.plan(at(1030)), Plan::Wait(at(1031)));
+}
+
+#[test]
+fn being_told_to_slow_down_makes_the_wait_long() {
+    let (mut machine, _) = after(true, [Input::LoggedIn]);
+    machine.take(Input::Ended(Ended { trouble: Some("429".into()), throttled: true }), at(100), 1.0);
+    assert_eq!(machine.plan(at(100)), Plan::Wait(at(132)));
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub enum Input {
 pub struct Ended {
     /// Why, when it was not meant to.
     pub trouble: Option<String>,
+    /// The server says that we do too much: wait longer.
+    pub throttled: bool,
 }
 
 /// What a connection is for.

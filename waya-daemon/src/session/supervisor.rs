@@ -276,7 +276,7 @@ impl<D: Driver> Supervisor<D> {
             differs
         });
         if changed {
-            tracing::info!(state = state.name(), "the link to WhatsApp changed");
+            tracing::debug!(state = state.name(), "the link to WhatsApp changed");
             let _ = self.parts.events.send(WaEvent::Link(state));
         }
     }
@@ -293,7 +293,7 @@ fn refuse(command: Option<Command>, error: SessionError) {
 
 fn crashed(error: &tokio::task::JoinError) -> Ended {
     tracing::error!(%error, "the connection's task failed");
-    Ended { trouble: Some("an internal error ended the connection; see the log".to_owned()) }
+    Ended { trouble: Some("an internal error ended the connection; see the log".to_owned()), throttled: false }
 }
 
 async fn sleep_until(now: Timestamp, until: Option<Timestamp>) {

@@ -88,7 +88,7 @@ impl World {
     }
 
     fn end(&self, trouble: &str) {
-        self.end.send(Ended { trouble: Some(trouble.to_owned()) }).unwrap();
+        self.end.send(Ended { trouble: Some(trouble.to_owned()), throttled: false }).unwrap();
     }
 
     fn log(&self) -> Vec<&'static str> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use whatsapp_rust::chrono::DateTime;
 use whatsapp_rust::error::ErrorChainExt;
 use whatsapp_rust::features::ContactError;
 use whatsapp_rust::wacore::iq::keepalive::KeepaliveSpec;
@@ -112,6 +113,15 @@ fn iq_error(error: &IqError) -> SendError {
     }
 }
 
+/// The end of a restriction: seconds since the epoch as text, or a date.
+fn end_of_lock(text: &str) -> Option<Timestamp> {
+    let millis = match text.parse::<i64>() {
+        Ok(seconds) => seconds.checked_mul(1000)?,
+        Err(_) => DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis(),
+    };
+    (millis > 0).then(|| convert::timestamp(millis))
+}
+
 fn contact_error(error: &ContactError) -> SendError {
     match error {
         ContactError::Iq(error) => iq_error(error),
@@ -150,6 +160,15 @@ impl WhatsApp for Adapter {
             registered.extend(self.ask(&client, some).await?);
         }
         Ok(registered)
+    }
+
+    async fn reach_out_locked_until(&self) -> Option<Timestamp> {
+        let client = self.connected()?;
+        let mex = client.mex();
+        let lock = tokio::time::timeout(ANSWER_TAKES, mex.fetch_reachout_timelock()).await.ok()?;
+        let lock =
+            lock.inspect_err(|error| tracing::debug!(%error, "WhatsApp did not tell of the restriction")).ok()?;
+        if lock.is_active == Some(false) { None } else { end_of_lock(lock.time_enforcement_ends.as_deref()?) }
     }
 
     async fn probe(&self) -> bool {
@@ -197,6 +216,16 @@ mod tests {
         let timed = message(" Halo\n".to_owned(), Some(86_400));
         assert_eq!(timed.text_content(), Some(" Halo\n"));
         assert_eq!(timed.get_ephemeral_expiration(), Some(86_400));
+    }
+
+    #[test]
+    fn the_end_of_a_restriction_is_read_in_either_shape() {
+        let end = Some(Timestamp::from_millis(1_790_000_000_000));
+        assert_eq!(end_of_lock("1790000000"), end);
+        assert_eq!(end_of_lock("2026-09-21T14:13:20Z"), end);
+        for text in ["", "0", "soon", "-5"] {
+            assert_eq!(end_of_lock(text), None, "{text}");
+        }
     }
 
     #[test]

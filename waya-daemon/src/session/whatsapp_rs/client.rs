@@ -11,11 +11,11 @@ use whatsapp_rust::wacore::store::device::default_history_sync_config;
 use whatsapp_rust::waproto::whatsapp::device_props::{HistorySyncConfig, PlatformType};
 use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, TokioRuntime};
 
-use super::OpenError;
 use super::context::Context;
 use super::inbound::JournalFirst;
 use super::pump;
 use super::sink::Sink;
+use super::{OpenError, Version};
 
 /// What the phone's list of linked devices shows.
 const DEVICE_NAME: &str = "Waya";
@@ -30,6 +30,8 @@ const SANDBOX_KEYS: usize = 60;
 pub struct Live {
     /// The library's client.
     pub client: Arc<Client>,
+    /// What it claims to be; fixed when it is built.
+    pub version: Version,
     /// Events end with it.
     _events: Subscription,
 }
@@ -44,7 +46,8 @@ pub async fn build(context: &Arc<Context>) -> Result<Live, OpenError> {
     }
     device.process_command(DeviceCommand::SetDeviceProps(device_props())).await;
     let saved = device.get_device_snapshot();
-    let version = context.version((saved.app_version_primary, saved.app_version_secondary, saved.app_version_tertiary));
+    context.learn_version((saved.app_version_primary, saved.app_version_secondary, saved.app_version_tertiary));
+    let version = context.version();
 
     let mut builder = Client::builder()
         .with_runtime(TokioRuntime)
@@ -62,7 +65,7 @@ pub async fn build(context: &Arc<Context>) -> Result<Live, OpenError> {
     let (sink, events) = Sink::new(Arc::clone(context), &client);
     tokio::spawn(pump::run(Arc::clone(context), Arc::downgrade(&client), events));
     let subscription = client.subscribe_handler(Arc::new(sink));
-    Ok(Live { client, _events: subscription })
+    Ok(Live { client, version, _events: subscription })
 }
 
 /// As a browser, and with little history: its tokens and number pairs are wanted, its messages are not.

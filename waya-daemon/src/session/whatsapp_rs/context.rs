@@ -1,7 +1,7 @@
 //! What every part of one account's session shares.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reqwest::Url;
 use tokio::sync::{Notify, mpsc};
@@ -92,11 +92,19 @@ impl Context {
         let _ = self.out.events.send(event);
     }
 
-    /// The version to claim, given the one that was known when the keys were last saved.
-    pub fn version(&self, saved: Version) -> Version {
-        let mut known = self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = version::choose(self.config.version, saved.max(*known));
-        *known
+    /// The version to claim: what the config says, else the newest known.
+    pub fn version(&self) -> Version {
+        version::choose(self.config.version, *self.known_version())
+    }
+
+    /// Takes in a version that was current once: from WhatsApp, or from the last time the keys were saved.
+    pub fn learn_version(&self, version: Version) {
+        let mut known = self.known_version();
+        *known = version.max(*known);
+    }
+
+    fn known_version(&self) -> MutexGuard<'_, Version> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks WhatsApp for its current version; `true` when it is newer and will be claimed from now on.
@@ -104,11 +112,8 @@ impl Context {
         if self.is_local || self.config.version.is_some() {
             return false;
         }
-        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = version::newer(&self.http, known).await;
-        if let Some(newer) = newer {
-            *self.version.lock().unwrap_or_else(PoisonError::into_inner) = newer;
-        }
+        let newer = version::newer(&self.http, self.version()).await;
+        newer.into_iter().for_each(|version| self.learn_version(version));
         newer.is_some()
     }
 }

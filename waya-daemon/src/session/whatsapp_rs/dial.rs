@@ -61,6 +61,13 @@ impl Progress {
         self.steps().through = true;
     }
 
+    /// Logged in: what went wrong on the way there is of no interest any more.
+    pub fn logged_in(&self) {
+        let mut steps = self.steps();
+        steps.through = true;
+        steps.trouble = None;
+    }
+
     /// Why the connection ended; `None` when somebody wanted it to.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
@@ -219,5 +226,61 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn dialer() -> Dialer {
+        let url = Url::parse("ws://127.0.0.1:9/ws/chat").unwrap();
+        Dialer::new(url, Guard::probe(), Arc::default())
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_when_one_is_dead() {
+        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let alive = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [dead, alive.local_addr().unwrap()];
+        let stream = dialer().first_that_answers("example", addresses.into_iter()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+
+        let error = dialer().first_that_answers("example", [dead].into_iter()).await.unwrap_err().to_string();
+        assert!(error.contains("example") && error.contains(&dead.to_string()), "{error}");
+    }
+
+    /// The address is checked again when it is dialled: a name may come to mean another machine.
+    #[tokio::test]
+    async fn another_machine_is_not_dialled_by_a_build_that_may_not() {
+        let dialer = Dialer { guard: Guard::shut_in(), ..dialer() };
+        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 443));
+        let error = dialer.first_that_answers("example", [elsewhere].into_iter()).await.unwrap_err();
+        assert!(error.is::<crate::session::whatsapp_rs::Forbidden>(), "{error}");
+    }
+
+    #[test]
+    fn the_reason_says_how_far_it_got() {
+        let progress = Progress::default();
+        let said = || progress.trouble().unwrap_or_default();
+        assert!(said().contains("could not be made"));
+        progress.attempt("no answer from example".to_owned());
+        assert!(said().contains("no answer from example"));
+        progress.opened();
+        assert!(said().contains("did not answer the handshake"));
+        progress.steps().answered = true;
+        assert!(said().contains("was not accepted"));
+        progress.steps().closed_by_peer = true;
+        assert!(said().contains("closed the connection during the handshake"));
+        progress.through();
+        assert_eq!(progress.trouble(), None);
+        progress.blame("first");
+        progress.blame("second");
+        assert_eq!(said(), "first");
+        progress.logged_in();
+        assert_eq!(progress.trouble(), None);
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use whatsapp_rust::Client;
 use whatsapp_rust::pair_code::PairCodeOptions;
+use whatsapp_rust::{Client, NodeFilter};
 
 use super::OpenError;
 use super::client::{self, Live};
@@ -42,16 +42,22 @@ impl WaDriver {
         Self { context, live: tokio::sync::Mutex::default(), current: Mutex::default(), me: Mutex::default() }
     }
 
-    /// The client to use now: the one there is, or a new one when that was shut down for good.
+    /// The client to use now: the one there is, or a new one when that was shut down for good or claims a version
+    /// that is known to be old. Only without a connection.
     ///
     /// # Errors
     /// When the keys cannot be read.
     pub async fn client(&self) -> Result<Arc<Client>, OpenError> {
         let mut live = self.live.lock().await;
-        if let Some(live) = live.as_ref().filter(|live| !live.client.shutdown_signal().is_fired()) {
-            return Ok(Arc::clone(&live.client));
+        if let Some(old) = live.take() {
+            let is_over = old.client.shutdown_signal().is_fired();
+            if !is_over && old.version == self.context.version() {
+                let client = Arc::clone(&old.client);
+                *live = Some(old);
+                return Ok(client);
+            }
+            shut_down(&old).await;
         }
-        *live = None;
         let built = client::build(&self.context).await?;
         let client = Arc::clone(&built.client);
         *live = Some(built);
@@ -71,10 +77,26 @@ impl WaDriver {
     }
 }
 
+/// Writes down what the client still holds, and closes it for good.
+async fn shut_down(live: &Live) {
+    if tokio::time::timeout(CLOSING_TAKES, live.client.disconnect()).await.is_err() {
+        tracing::warn!("the WhatsApp client took too long to close");
+    }
+}
+
 fn me_of(client: &Client) -> Option<Me> {
     let phone = client.pn()?.user_base().to_owned();
     let lid = client.lid().map(|lid| lid.user_base().to_owned());
     Some(Me { phone, lid, push_name: client.push_name() })
+}
+
+/// What a stream error that has no event of its own means, and whether it says to slow down.
+fn stream_error_words(code: &str) -> Option<(&'static str, bool)> {
+    match code {
+        "429" => Some(("WhatsApp says that this account connects or sends too often (429)", true)),
+        "503" => Some(("WhatsApp is not available now (503)", false)),
+        _ => None,
+    }
 }
 
 /// Asks for a code to type, and for a new one each time the last one is of no use any more.
@@ -109,7 +131,7 @@ impl Driver for WaDriver {
     async fn run(&self, task: Task) -> Ended {
         let client = match self.client().await {
             Ok(client) => client,
-            Err(error) => return Ended { trouble: Some(error.to_string()) },
+            Err(error) => return Ended { trouble: Some(error.to_string()), throttled: false },
         };
         self.context.progress.begin();
         // The library would come back by itself, at its own pace and without a word why.
@@ -122,11 +144,19 @@ impl Driver for WaDriver {
             }
             _ => None,
         };
+        let mut stream_error = client.wait_for_node(NodeFilter::tag("stream:error"));
         client.run().await;
         if let Some(codes) = codes {
             codes.abort();
         }
-        Ended { trouble: self.context.progress.trouble() }
+        // The library tells of some stream errors by its log only.
+        let told = stream_error.try_recv().ok().flatten().and_then(|node| {
+            let code = node.get().get_attr("code")?.as_str().into_owned();
+            stream_error_words(&code)
+        });
+        let throttled = told.is_some_and(|(_, throttled)| throttled);
+        let trouble = told.map(|(words, _)| words.to_owned()).or_else(|| self.context.progress.trouble());
+        Ended { trouble, throttled }
     }
 
     async fn interrupt(&self) {
@@ -138,9 +168,7 @@ impl Driver for WaDriver {
     async fn close(&self) {
         let live = self.live.lock().await.take();
         let Some(live) = live else { return };
-        if tokio::time::timeout(CLOSING_TAKES, live.client.disconnect()).await.is_err() {
-            tracing::warn!("the WhatsApp client took too long to close");
-        }
+        shut_down(&live).await;
         self.me();
         self.set_current(None);
     }

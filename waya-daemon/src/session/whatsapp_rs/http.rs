@@ -168,3 +168,7 @@ impl Read for Body {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -88,7 +88,7 @@ impl Sink {
     }
 
     fn connected(&self) {
-        self.context.progress.through();
+        self.context.progress.logged_in();
         self.input(Input::LoggedIn);
         let (context, client) = (Arc::clone(&self.context), self.client.clone());
         tokio::spawn(async move {
