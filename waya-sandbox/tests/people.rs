@@ -168,3 +168,22 @@ async fn what_cannot_be_done_is_refused_with_the_way_out() {
     ));
     sandbox.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_cut_again_and_again_gets_everything_once() {
+    const MESSAGES: usize = 60;
+    let sandbox = sandbox(None).await;
+    let control = sandbox.control();
+    let siti = FaultTarget::Phone("6281200000003".into());
+    for number in 0..MESSAGES {
+        say(&control, "Budi", "Siti", &number.to_string()).await;
+        if number % 3 == 0 {
+            // Somewhere between the arrival of a message and its confirmation.
+            sandbox.emulator().set_fault(Fault::Cut, siti.clone());
+        }
+    }
+    let inbox = inbox_once(&sandbox, "Siti", |inbox| inbox.len() == MESSAGES && all_read(inbox)).await;
+    assert!(inbox.iter().all(|entry| entry.copies == 1), "{inbox:#?}");
+    all_confirmed(&sandbox).await;
+    sandbox.shutdown().await.unwrap();
+}
