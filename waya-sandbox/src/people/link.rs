@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::bot::Bot;
 use whatsapp_rust::prelude::{Client, EventInterest, EventKind};
-use whatsapp_rust::transport::TokioWebSocketTransportFactory;
 
 use super::PeopleError;
 use super::acks::Acks;
+use super::dial::Dial;
 use super::events::{Ear, End, Reaction};
 use super::hook::InboxHook;
 use super::http::NoHttp;
@@ -149,7 +149,7 @@ impl Link {
 
     async fn build(&mut self) -> Result<Bot, PeopleError> {
         let keys = self.keys.store().await?;
-        let transport = TokioWebSocketTransportFactory::new().with_url(self.emulator.whatsapp_url());
+        let transport = Dial { address: self.emulator.address(), url: self.emulator.whatsapp_url() };
         let bot = Bot::builder()
             .with_backend_arc(keys)
             .with_transport_factory(transport)

@@ -19,6 +19,7 @@ use whatsapp_rust::store::error::StoreError;
 
 mod acks;
 pub mod content;
+mod dial;
 mod events;
 mod hook;
 mod http;
