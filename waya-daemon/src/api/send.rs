@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
+
 use super::idempotency::{self, MAX_KEY_CHARS, key_hash};
 use super::recipients::{Form, Target};
 use super::view::{AcceptedView, SendAnswer};
@@ -104,6 +106,29 @@ pub struct IdempotencyKey {
     pub body: [u8; 32],
 }
 
+impl IdempotencyKey {
+    /// For a door whose requests do not come as JSON: what counts is what the request says.
+    #[must_use]
+    pub fn of(key: String, request: &SendRequest) -> Self {
+        let one = |number: &str, message: &str, reference_id: Option<&str>| json!([number, message, reference_id]);
+        let content = match &request.content {
+            Content::One { number, message } => json!({ "one": one(number, message, None) }),
+            Content::Many { recipients, message } => json!({ "many": recipients, "message": message }),
+            Content::Each(messages) => {
+                let each = messages.iter().map(|each| one(&each.number, &each.message, each.reference_id.as_deref()));
+                json!({ "each": each.collect::<Vec<_>>() })
+            }
+        };
+        let body = json!({
+            "content": content,
+            "reference_id": request.reference_id,
+            "priority": format!("{:?}", request.priority),
+            "scheduled_at": request.scheduled_at,
+        });
+        Self { key, body: idempotency::body_hash(&body) }
+    }
+}
+
 impl Default for Content {
     fn default() -> Self {
         Self::Each(Vec::new())
@@ -147,11 +172,17 @@ impl Api {
             source,
             not_before,
         });
+        let key = idempotency.as_ref().map(|idempotency| idempotency.key);
         let messages = match self.0.queue.enqueue(drafts.collect(), idempotency).await? {
             Accepted::Fresh(placed) => {
+                if let Some(key) = key {
+                    self.0.first_answers.keep(key, placed.iter().map(|placed| placed.position).collect());
+                }
                 targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()
             }
-            Accepted::Repeat(ids) => self.accepted_before(ids).await?,
+            Accepted::Repeat(ids) => {
+                self.accepted_before(ids, key.and_then(|key| self.0.first_answers.recall(&key))).await?
+            }
             Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
         };
         Ok(answer(messages, duplicates, false))
@@ -172,18 +203,26 @@ impl Api {
     }
 
     /// The first answer again: what was accepted then was pending then.
-    async fn accepted_before(&self, ids: Vec<MessageId>) -> Result<Vec<AcceptedView>, ApiError> {
+    async fn accepted_before(
+        &self,
+        ids: Vec<MessageId>,
+        places: Option<Box<[u64]>>,
+    ) -> Result<Vec<AcceptedView>, ApiError> {
         let mut messages = Vec::with_capacity(ids.len());
-        for id in ids {
+        for (index, id) in ids.into_iter().enumerate() {
             // Retention may have taken one meanwhile.
             let Some(message) = self.0.store.outbox.message(id).await? else { continue };
+            let position = match places.as_ref().and_then(|places| places.get(index)) {
+                Some(place) => *place,
+                None => self.0.queue.position(id).await,
+            };
             messages.push(AcceptedView {
                 id: Some(id),
                 reference_id: message.reference_id,
                 number: message.chat.number().to_owned(),
                 chat_id: message.chat,
                 status: Status::Pending,
-                position: self.0.queue.position(id).await,
+                position,
             });
         }
         Ok(messages)

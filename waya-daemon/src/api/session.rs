@@ -88,8 +88,12 @@ impl Api {
         let mut link = self.0.whatsapp.link();
         let (connected, takes_back) = {
             let now = link.borrow_and_update();
-            let unlinked = matches!(now.state, LinkState::Unpaired | LinkState::LoggedOut { .. });
-            (now.state.is_connected(), now.me.is_some() && !unlinked)
+            let takes_back = match now.state {
+                LinkState::Replaced => true,
+                LinkState::Unpaired | LinkState::LoggedOut { .. } => false,
+                _ => now.me.is_some(),
+            };
+            (now.state.is_connected(), takes_back)
         };
         if connected {
             return Err(SessionError::AlreadyLinked.into());

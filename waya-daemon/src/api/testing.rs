@@ -15,7 +15,8 @@ use super::{Api, DaemonInfo, Kind, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, LinkState, Message, MessageId, OfflineReason, Status, Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, LinkState, Message, MessageId, OfflineReason, Status,
+    Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;
 use crate::session::fake::FakeWhatsApp;

@@ -76,7 +76,7 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
 
 async fn connection(stream: TcpStream, router: Router, header_timeout: Duration, shutdown: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(router.clone(), request));
+    let service = service_fn(move |request: hyper::Request<Incoming>| answer(router.clone(), request.map(Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -96,10 +96,25 @@ async fn connection(stream: TcpStream, router: Router, header_timeout: Duration,
 }
 
 /// One request; a panic of ours costs this request only.
-async fn answer(router: Router, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
-    let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
+async fn answer(router: Router, request: hyper::Request<Body>) -> Result<Response, Infallible> {
+    let answer = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
     Ok(match answer {
         Ok(Ok(response)) => response,
         Err(_) => HttpError::Internal.into_response(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+
+    #[tokio::test]
+    async fn a_panic_costs_one_request_only() {
+        let broken = || async { assert!(std::env::args().next().is_none(), "a fault of ours") };
+        let router = axum::Router::new().route("/", get(broken));
+        let Ok(response) = super::answer(router, hyper::Request::new(Body::empty())).await;
+        assert_eq!(response.status().as_u16(), 500);
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
 }

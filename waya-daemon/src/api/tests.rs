@@ -1,0 +1,163 @@
+//! What only shows below the doors.
+
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use super::testing::{World, memory};
+use super::{ApiError, Content, IdempotencyKey, SendRequest, WaitFor, ensure_key};
+use crate::bus::BusEvent;
+use crate::model::{Change, LinkState, PairingMethod, Source};
+use crate::session::{SessionError, WhatsApp as _};
+use crate::store::Contact;
+
+fn one(number: &str, message: &str) -> SendRequest {
+    let content = Content::One { number: number.to_owned(), message: message.to_owned() };
+    SendRequest { content, ..SendRequest::default() }
+}
+
+#[tokio::test]
+async fn the_first_start_makes_a_key_that_later_ones_keep() {
+    let (_, store) = memory();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api-key");
+    let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
+    let key = std::fs::read_to_string(&path).unwrap();
+    assert_eq!((key.len(), std::fs::metadata(&path).unwrap().permissions().mode() & 0o777), (65, 0o600));
+    assert!(keys.check(key.trim_end().as_bytes()));
+    assert!(!keys.check(key.as_bytes()) && !keys.check(b""));
+    // It is told once: whoever removed the file keeps it removed.
+    std::fs::remove_file(&path).unwrap();
+    let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
+    assert!(keys.check(key.trim_end().as_bytes()) && !path.exists());
+    // Only its hash is kept.
+    for (_, value) in store.values.all("secrets").await.unwrap() {
+        assert!(!value.windows(16).any(|part| part == &key.as_bytes()[..16]));
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_was_cut_short_is_finished_or_undone() {
+    let (memory, store) = memory();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, next) = (dir.path().join("api-key"), dir.path().join("api-key.new"));
+    let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
+    let old = std::fs::read_to_string(&file).unwrap();
+
+    memory.set_down(true);
+    assert!(matches!(keys.rotate().await, Err(ApiError::Store(_))));
+    memory.set_down(false);
+    assert!(next.exists() && keys.check(old.trim_end().as_bytes()));
+    let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
+    assert!(!next.exists() && keys.check(old.trim_end().as_bytes()));
+
+    let new = keys.rotate().await.unwrap();
+    // As if the power had gone between the store's word and the file's new name.
+    std::fs::rename(&file, &next).unwrap();
+    std::fs::write(&file, &old).unwrap();
+    let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap().trim_end(), new);
+    assert!(keys.check(new.as_bytes()) && !keys.check(old.trim_end().as_bytes()));
+}
+
+#[tokio::test]
+async fn a_person_by_lid_is_the_contact_of_their_phone() {
+    let world = World::new().await;
+    let contact =
+        Contact { phone: Some("6281200000002".to_owned()), lid: Some("991234567".to_owned()), ..Contact::default() };
+    world.store.contacts.learn(vec![contact]).await.unwrap();
+    world.settings.set("allowed_numbers", Some("6281200000002")).await.unwrap();
+    let content = Content::Many {
+        recipients: vec!["6281200000002".to_owned(), "991234567@lid".to_owned()],
+        message: "Halo".to_owned(),
+    };
+    let answer = world.api.send(SendRequest { content, ..SendRequest::default() }, Source::Cli).await.unwrap();
+    assert_eq!((answer.messages.len(), answer.duplicates), (1, vec!["991234567@lid".to_owned()]));
+    let refused = world.api.send(one("881234567@lid", "Halo"), Source::Cli).await.unwrap_err();
+    assert_eq!((refused.code(), refused.field()), ("recipient_not_allowed", Some("number")));
+}
+
+#[tokio::test]
+async fn a_repeat_hears_the_first_answer_though_the_message_is_gone_from_the_queue() {
+    let world = World::new().await;
+    let request = || {
+        let mut request = one("6281200000002", "Halo");
+        request.idempotency = Some(IdempotencyKey::of("k".to_owned(), &request));
+        request
+    };
+    world.api.send(one("6281200000003", "before"), Source::Cli).await.unwrap();
+    let first = world.api.send(request(), Source::Cli).await.unwrap();
+    assert_eq!(first.messages[0].position, 2);
+    let id = first.id.unwrap();
+    world.change(id, Change::Claim).await;
+    world.change(id, Change::Acked).await;
+    assert_eq!(world.api.send(request(), Source::Cli).await.unwrap(), first);
+    let mut other = request();
+    other.scheduled_at = Some(world.clock.now());
+    other.idempotency = Some(IdempotencyKey::of("k".to_owned(), &other));
+    assert!(matches!(world.api.send(other, Source::Cli).await, Err(ApiError::IdempotencyConflict)));
+    // The same key at the other door is another one.
+    assert_ne!(world.api.send(request(), Source::Api).await.unwrap().id, first.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_looks_by_itself_when_the_bus_is_silent() {
+    let world = World::new().await;
+    let id = world.api.send(one("6281200000002", "Halo"), Source::Cli).await.unwrap().id.unwrap();
+    let text = id.to_string();
+    let waiting = world.api.wait_message(&text, WaitFor::Sent, Duration::from_secs(100));
+    let doing = async {
+        tokio::task::yield_now().await;
+        for change in [Change::Claim, Change::Acked] {
+            world.store.outbox.change(id, change, world.clock.now()).await.unwrap();
+        }
+    };
+    let (view, ()) = tokio::join!(waiting, doing);
+    assert_eq!(view.unwrap().status.as_str(), "sent");
+}
+
+#[tokio::test]
+async fn changes_of_messages_are_told_as_they_come() {
+    let world = World::new().await;
+    let mut changes = world.api.message_changes();
+    let id = world.api.send(one("6281200000002", "Halo"), Source::Cli).await.unwrap().id.unwrap();
+    world.bus.publish(BusEvent::Link(LinkState::Connected));
+    world.api.cancel(&id.to_string()).await.unwrap();
+    assert_eq!(changes.next().await.unwrap().status.as_str(), "cancelled");
+    world.shutdown.cancel();
+    assert!(changes.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_linking_is_told_to_its_end() {
+    let world = World::new().await;
+    world.whatsapp.logout().await.unwrap();
+    let mut login = world.api.login(PairingMethod::Qr).await.unwrap();
+    assert_eq!(login.next().await.unwrap().state, "pairing");
+    let shown = LinkState::Pairing { qr: Some("2@x".to_owned()), code: None, expires_at: None };
+    let (view, ()) = tokio::join!(login.next(), async { world.whatsapp.set_link(shown) });
+    assert_eq!(view.unwrap().qr.unwrap().text, "2@x");
+    world.whatsapp.set_link(LinkState::Connected);
+    assert_eq!(login.next().await.unwrap().state, "connected");
+    assert!(login.next().await.is_none());
+
+    let refused = world.api.login(PairingMethod::Qr).await.unwrap_err();
+    assert!(matches!(refused, ApiError::Session(SessionError::AlreadyLinked)));
+    // Another client took over: the same word takes it back, without pairing again.
+    world.whatsapp.set_link(LinkState::Replaced);
+    let mut login = world.api.login(PairingMethod::Qr).await.unwrap();
+    assert_eq!(login.next().await.unwrap().state, "connected");
+    assert_eq!(world.whatsapp.paired().len(), 1);
+}
+
+#[tokio::test]
+async fn a_code_that_nobody_scanned_ends_the_linking() {
+    let world = World::new().await;
+    world.whatsapp.logout().await.unwrap();
+    let mut login = world.api.login(PairingMethod::Code("6281200000001".to_owned())).await.unwrap();
+    assert_eq!(login.next().await.unwrap().state, "pairing");
+    world.whatsapp.set_link(LinkState::Unpaired);
+    assert_eq!(login.next().await.unwrap().state, "unpaired");
+    assert!(login.next().await.is_none());
+}
