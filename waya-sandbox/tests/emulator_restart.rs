@@ -72,7 +72,8 @@ async fn an_acked_message_is_on_disk() {
         torn.write_all(&[9, 0, 0, 0, 1, 2]).unwrap();
         let other = World::in_folder(copy.path(), None).await;
         let devices = &other.emulator.accounts()[1].devices;
-        assert_eq!((other.emulator.stats().relayed, devices[0].queued), (number, number as usize));
+        assert_eq!(other.emulator.stats().relayed, number);
+        assert!(devices[0].queued >= number as usize);
     }
     let copy = copy_of(folder.path());
     let other = World::in_folder(copy.path(), None).await;

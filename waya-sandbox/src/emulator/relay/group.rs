@@ -3,7 +3,7 @@
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
-use super::message::mode;
+use super::fanout::mode;
 use super::{Namespace, queue_for};
 use crate::emulator::state::record::{Change, DeviceKey, GroupRecord};
 use crate::emulator::state::{Group, State};

@@ -3,7 +3,8 @@
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
 
-use super::message::{Handed, handsets_reached};
+use super::fanout::handsets_reached;
+use super::message::Handed;
 use super::{Namespace, canonical, jid_attr, queue_for, text_attr};
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
