@@ -33,3 +33,27 @@ pub(super) fn png_base64(text: &str) -> Option<String> {
     encoder.write_header().ok()?.write_image_data(&rows).ok()?;
     Some(STANDARD.encode(picture))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{QUIET, SCALE, png_base64};
+    use base64::Engine as _;
+
+    #[test]
+    fn the_picture_is_the_code_with_white_around_it() {
+        let text = "2@abc,def,ghi";
+        let picture = super::STANDARD.decode(png_base64(text).unwrap()).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(picture)).read_info().unwrap();
+        let mut rows = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut rows).unwrap();
+        let code = qrcode::QrCode::new(text).unwrap();
+        assert_eq!(info.width as usize, (code.width() + 2 * QUIET) * SCALE);
+        let dark = |x: usize, y: usize| rows[y * info.line_size + x / 8] & (0x80 >> (x % 8)) == 0;
+        let middle = |module: usize| (module + QUIET) * SCALE + SCALE / 2;
+        for (x, y) in (0..code.width()).flat_map(|x| (0..code.width()).map(move |y| (x, y))) {
+            assert_eq!(dark(middle(x), middle(y)), code[(x, y)] == qrcode::Color::Dark, "{x} {y}");
+        }
+        assert!((0..info.width as usize).all(|at| !dark(at, 0) && !dark(0, at)));
+    }
+}

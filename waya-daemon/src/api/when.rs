@@ -126,6 +126,37 @@ mod tests {
         assert_eq!(millis("2016-12-31T23:59:60Z"), millis("2017-01-01T00:00:00Z"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[0-9]{0,4}[-0-9TtZé:.+ ]{0,30}") {
+            let _ = from_text(&text);
+        }
+
+        #[test]
+        fn days_follow_each_other(day in 0i64..2_932_896) {
+            // Walks by a day in each unit that the calendar has.
+            let (year, month, date) = civil(day);
+            let at = |year: i64, month: i64, date: i64| super::days_since_epoch(year, month, date);
+            proptest::prop_assert_eq!(at(year, month, date), day);
+            let next = if date < super::days_in_month(year, month) {
+                at(year, month, date + 1)
+            } else if month < 12 {
+                at(year, month + 1, 1)
+            } else {
+                at(year + 1, 1, 1)
+            };
+            proptest::prop_assert_eq!(next, day + 1);
+        }
+    }
+
+    /// The date of a day, found by halving.
+    fn civil(day: i64) -> (i64, i64, i64) {
+        let first = |year: i64, month: i64| super::days_since_epoch(year, month, 1);
+        let year = (0..10_000).collect::<Vec<i64>>().partition_point(|year| first(*year, 1) <= day) as i64 - 1;
+        let month = (1..=12).rev().find(|month| first(year, *month) <= day).unwrap();
+        (year, month, day - first(year, month) + 1)
+    }
+
     #[test]
     fn what_is_no_moment_is_refused() {
         for text in [

@@ -125,11 +125,11 @@ impl Settings {
         let pins = checked(pins)?;
         let mut stored = BTreeMap::new();
         for (name, value) in values.all(NAMESPACE).await? {
-            match usable(&name, value) {
-                Ok((key, value)) => {
-                    stored.insert(key.name, value);
-                }
-                Err(error) => tracing::warn!(%error, "a stored setting is left out"),
+            if let Some((key, value)) = usable(&name, value) {
+                stored.insert(key.name, value);
+            } else {
+                // Without the value: it may be somebody's number.
+                tracing::warn!(key = name, "a stored setting means nothing to this version; it is left out");
             }
         }
         let snapshot = watch::Sender::new(resolve(&pins, &stored));
@@ -213,15 +213,11 @@ fn checked(pins: Vec<Pin>) -> Result<BTreeMap<&'static str, Pin>, SettingsError>
 }
 
 /// A stored value, if it still means something.
-fn usable(name: &str, value: Vec<u8>) -> Result<(&'static Key, String), SettingsError> {
-    let key = keys::find(name).ok_or_else(|| SettingsError::Unknown(name.to_owned()))?;
-    let value = String::from_utf8(value).map_err(|_| SettingsError::Invalid {
-        key: key.name,
-        value: String::new(),
-        expected: "text".to_owned(),
-    })?;
-    key.check(&value)?;
-    Ok((key, value))
+fn usable(name: &str, value: Vec<u8>) -> Option<(&'static Key, String)> {
+    let key = keys::find(name)?;
+    let value = String::from_utf8(value).ok()?;
+    key.check(&value).ok()?;
+    Some((key, value))
 }
 
 /// What counts: pins over stored values over defaults. All of them were checked before.

@@ -287,3 +287,51 @@ impl<'de> Visitor<'de> for GivenVisitor {
         Ok(Given::Other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    fn json() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("null".to_owned()),
+            Just("[]".to_owned()),
+            Just("{}".to_owned()),
+            Just("1e400".to_owned()),
+            any::<i64>().prop_map(|number| number.to_string()),
+            any::<f64>().prop_map(|number| number.to_string()),
+            ".{0,8}".prop_map(|text| serde_json::Value::from(text).to_string()),
+        ];
+        let value = value.prop_recursive(2, 8, 3, |value| {
+            prop_oneof![
+                proptest::collection::vec(value.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(","))),
+                value.prop_map(|value| format!("{{\"number\":{value},\"message\":{value}}}")),
+            ]
+        });
+        let name = prop_oneof![
+            Just("number"),
+            Just("recipients"),
+            Just("message"),
+            Just("messages"),
+            Just("media"),
+            Just("reference_id"),
+            Just("scheduled_at"),
+            Just("priority"),
+            Just("idempotency_key"),
+        ];
+        let field = (name, value).prop_map(|(name, value)| format!("\"{name}\":{value}"));
+        proptest::collection::vec(field, 0..4).prop_map(|fields| format!("{{{}}}", fields.join(",")))
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_is_a_fault_of_ours(text in json(), cut in 0usize..100) {
+            for bytes in [text.as_bytes(), text.as_bytes().get(..cut).unwrap_or_default()] {
+                if let Err(error) = super::read(bytes, None) {
+                    let status = axum::response::IntoResponse::into_response(error).status().as_u16();
+                    prop_assert!(matches!(status, 400 | 422 | 501), "{status}");
+                }
+            }
+        }
+    }
+}

@@ -29,7 +29,7 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
 
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut() {
-    let door = Door::with(Options { header_timeout: Duration::from_millis(100), ..Options::default() }).await;
+    let door = Door::with(Options { header_timeout: Duration::from_millis(500), ..Options::default() }).await;
     let mut silent = TcpStream::connect(door.address).await.unwrap();
     let mut slow = TcpStream::connect(door.address).await.unwrap();
     slow.write_all(b"POST /api/send-message HTTP/1.1\r\nhost: x\r\nx-a").await.unwrap();
