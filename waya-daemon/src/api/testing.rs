@@ -102,7 +102,9 @@ impl Outbox for Memory {
     }
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
-        Ok(Vec::new())
+        let rows = self.rows()?;
+        let unfinished = rows.messages.iter().filter(|message| !message.status.is_finished());
+        Ok(unfinished.map(OpenMessage::from).collect())
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
@@ -115,8 +117,8 @@ impl Outbox for Memory {
         Ok(rows.messages.iter().rev().filter(matches).take(limit).cloned().collect())
     }
 
-    async fn by_whatsapp_id(&self, _id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
-        Ok(None)
+    async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.rows()?.messages.iter().find(|message| message.whatsapp_id == *id).map(|message| message.id))
     }
 
     async fn list(&self, filter: ListFilter) -> Result<Vec<Message>, StoreError> {

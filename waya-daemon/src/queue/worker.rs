@@ -112,6 +112,8 @@ pub(super) struct Worker {
     departures: [Option<Timestamp>; 2],
     /// Up to when offline time has been counted; `None` while connected.
     offline_counted: Option<Timestamp>,
+    /// The store knows since when.
+    offline_marked: bool,
     couriers: JoinSet<()>,
 }
 
@@ -138,7 +140,7 @@ impl Worker {
             );
         }
         let since = store.values.get(MARKS, OFFLINE_SINCE).await?;
-        let since = since.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| text.parse().ok());
+        let since: Option<u64> = since.and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
         let link = session.link();
         let courier = Courier { store, session, clock, bus, inputs };
         Ok(Self {
@@ -152,6 +154,7 @@ impl Worker {
             by_whatsapp_id: HashMap::new(),
             departures: [None; 2],
             offline_counted: Some(since.map_or(now, Timestamp::from_millis)),
+            offline_marked: since.is_some(),
             couriers: JoinSet::new(),
         })
     }
@@ -340,14 +343,15 @@ impl Worker {
         let now = self.now();
         if connected {
             self.count_trouble(now);
-            if self.offline_counted.take().is_some() {
+            self.offline_counted = None;
+            if std::mem::take(&mut self.offline_marked) {
                 self.mark_offline(None).await;
             }
             return;
         }
-        if self.offline_counted.is_none() {
-            self.offline_counted = Some(now);
-            self.mark_offline(Some(now)).await;
+        let since = *self.offline_counted.get_or_insert(now);
+        if !std::mem::replace(&mut self.offline_marked, true) {
+            self.mark_offline(Some(since)).await;
         }
         let awaiting = |flight: &Flight| matches!(flight.stage, Stage::AwaitingAck(_));
         let cut: Vec<_> = self.flights.iter().filter(|(_, flight)| awaiting(flight)).map(|(id, _)| *id).collect();

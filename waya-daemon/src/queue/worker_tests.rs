@@ -1,1 +1,343 @@
+//! The worker on a store in memory and a scripted WhatsApp, with time that passes only when everything waits.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Accepted, Draft, NO_ANSWER, Queue};
+use crate::api::testing::{Memory, memory};
+use crate::bus::Bus;
+use crate::clock::{Clock, TokioClock};
+use crate::model::{
+    Ack, ChatId, Lane, LinkState, Message, MessageId, NackReason, OfflineReason, ReceiptKind, Source, Status, Timestamp,
+};
+use crate::session::fake::{FakeWhatsApp, SendStep};
+use crate::session::{SendError, WhatsApp};
+use crate::settings::Snapshot;
+use crate::store::Store;
+
+struct World {
+    memory: Arc<Memory>,
+    store: Store,
+    whatsapp: Arc<FakeWhatsApp>,
+    settings: watch::Sender<Snapshot>,
+    clock: Arc<dyn Clock>,
+    queue: Queue,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+fn offline() -> LinkState {
+    LinkState::Offline { reason: OfflineReason("no route".to_owned()), retry_at: None }
+}
+
+impl World {
+    async fn new(settings: Snapshot) -> Self {
+        let (memory, store) = memory();
+        let whatsapp = Arc::new(FakeWhatsApp::connected(mpsc::unbounded_channel().0));
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+        let settings = watch::Sender::new(settings);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let queue = start(&store, &whatsapp, &settings, &clock, &tasks, &stop).await;
+        Self { memory, store, whatsapp, settings, clock, queue, tasks, stop }
+    }
+
+    /// A stop and a start on the same rows.
+    async fn restart(&mut self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        (self.tasks, self.stop) = (TaskTracker::new(), CancellationToken::new());
+        self.queue = start(&self.store, &self.whatsapp, &self.settings, &self.clock, &self.tasks, &self.stop).await;
+    }
+
+    async fn accept(&self, person: u8, lane: Lane) -> MessageId {
+        self.accept_at(person, lane, None).await
+    }
+
+    async fn accept_at(&self, person: u8, lane: Lane, not_before: Option<Timestamp>) -> MessageId {
+        let draft = Draft {
+            chat: ChatId::phone(&format!("62812000000{person:02}")),
+            text: "Halo".to_owned(),
+            reference_id: None,
+            lane,
+            source: Source::Api,
+            not_before,
+        };
+        let Ok(Accepted::Fresh(placed)) = self.queue.enqueue(vec![draft], None).await else { panic!("refused") };
+        placed[0].id
+    }
+
+    async fn message(&self, id: MessageId) -> Message {
+        self.store.outbox.message(id).await.unwrap().unwrap()
+    }
+
+    async fn until(&self, id: MessageId, wanted: impl Fn(&Message) -> bool) -> Message {
+        let end = Instant::now() + Duration::from_secs(24 * 3600);
+        loop {
+            let message = self.message(id).await;
+            if wanted(&message) {
+                return message;
+            }
+            assert!(Instant::now() < end, "it never came to that: {message:?} {:?}", message.error);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits for so many hand-overs in all.
+    async fn sent(&self, count: usize) -> Vec<crate::session::Outgoing> {
+        let waited = tokio::time::timeout(Duration::from_secs(24 * 3600), self.whatsapp.wait_for_sent(count)).await;
+        waited.expect("it was never handed over")
+    }
+
+    async fn ack(&self, id: MessageId) {
+        self.queue.on_server_ack(self.message(id).await.whatsapp_id, None);
+        self.until(id, |message| message.status == Status::Sent).await;
+    }
+
+    /// Waits for the n-th hand-over, acknowledges everything handed over; when that was.
+    async fn handed_over(&self, count: usize) -> Instant {
+        let sent = self.sent(count).await;
+        let at = Instant::now();
+        for outgoing in sent {
+            self.queue.on_server_ack(outgoing.whatsapp_id, None);
+        }
+        at
+    }
+}
+
+async fn start(
+    store: &Store,
+    whatsapp: &Arc<FakeWhatsApp>,
+    settings: &watch::Sender<Snapshot>,
+    clock: &Arc<dyn Clock>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Queue {
+    let session: Arc<dyn WhatsApp> = Arc::clone(whatsapp) as Arc<dyn WhatsApp>;
+    let (clock, bus) = (Arc::clone(clock), Bus::default());
+    Queue::start(store.clone(), session, settings.subscribe(), clock, bus, tasks, stop.clone()).await.unwrap()
+}
+
+fn quick() -> Snapshot {
+    Snapshot { delay: Duration::ZERO, jitter: Duration::ZERO, reply_delay: Duration::ZERO, ..Snapshot::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_queue_sends_at_once_and_a_busy_one_keeps_its_pace() {
+    let world = World::new(Snapshot::default()).await;
+    let start = Instant::now();
+    for person in 0..4 {
+        world.accept(person, Lane::Normal).await;
+    }
+    let mut last = world.handed_over(1).await;
+    assert!(last - start < Duration::from_millis(100), "{:?}", last - start);
+    for count in 2..=4 {
+        let at = world.handed_over(count).await;
+        assert!((5_000..6_100).contains(&(at - last).as_millis()), "{:?}", at - last);
+        last = at;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_passes_a_blast() {
+    let world = World::new(Snapshot::default()).await;
+    for person in 0..50 {
+        world.accept(person, Lane::Normal).await;
+    }
+    world.handed_over(2).await;
+    let asked = Instant::now();
+    let reply = world.accept(99, Lane::Reply).await;
+    world.handed_over(3).await;
+    assert!(asked.elapsed() <= Duration::from_millis(600), "{:?}", asked.elapsed());
+    assert_eq!(world.message(reply).await.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_keeps_its_order_and_one_that_fails_holds_nobody_else() {
+    let world = World::new(quick()).await;
+    world.whatsapp.next_sends([SendStep::Give(Err(SendError::Transient("later".to_owned())))]);
+    let first = world.accept(1, Lane::Normal).await;
+    world.until(first, |message| message.retry_at.is_some()).await;
+    let second = world.accept(1, Lane::Normal).await;
+    let other = world.accept(2, Lane::Normal).await;
+    world.sent(2).await;
+    world.ack(other).await;
+    assert_eq!(world.message(second).await.status, Status::Pending);
+    world.sent(3).await;
+    world.ack(first).await;
+    world.sent(4).await;
+    world.ack(second).await;
+    let ids: Vec<_> = world.whatsapp.sent().into_iter().map(|sent| sent.whatsapp_id).collect();
+    let id = async |id| world.message(id).await.whatsapp_id;
+    assert_eq!(ids, [id(first).await, id(other).await, id(first).await, id(second).await]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_ack_it_goes_again_under_its_id_and_is_told_in_the_end() {
+    let world = World::new(Snapshot { max_attempts: 3, ..quick() }).await;
+    let id = world.accept(1, Lane::Normal).await;
+    let failed = world.until(id, |message| message.status == Status::Failed).await;
+    assert_eq!((failed.attempts, failed.error.as_deref()), (3, Some(NO_ANSWER)));
+    let sent = world.whatsapp.sent();
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|sent| sent.whatsapp_id == failed.whatsapp_id));
+    assert!(world.whatsapp.probed() >= 3, "a missing ack has the connection prove that it lives");
+    world.queue.on_receipt(vec![failed.whatsapp_id], ReceiptKind::Delivered, world.clock.now());
+    let late = world.until(id, |message| message.status == Status::Sent).await;
+    assert_eq!((late.ack, late.error), (Ack::Device, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn offline_costs_no_attempt_and_the_queue_goes_on_by_itself() {
+    let world = World::new(quick()).await;
+    world.whatsapp.set_link(offline());
+    let id = world.accept(1, Lane::Normal).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let waiting = world.message(id).await;
+    assert_eq!((waiting.status, waiting.attempts), (Status::Pending, 0));
+    assert_eq!(world.queue.hold(&waiting).map(|hold| hold.reason), Some("offline"));
+    world.whatsapp.set_link(LinkState::Connected);
+    world.sent(1).await;
+    world.ack(id).await;
+    assert_eq!(world.message(id).await.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_before_the_ack_costs_nothing_until_the_message_is_suspect() {
+    let world = World::new(Snapshot { max_attempts: 2, ..quick() }).await;
+    let id = world.accept(1, Lane::Normal).await;
+    for cut in 1..=4 {
+        world.sent(cut).await;
+        world.until(id, |message| message.status == Status::Sending).await;
+        world.whatsapp.set_link(offline());
+        world.until(id, |message| message.status == Status::Pending).await;
+        world.whatsapp.set_link(LinkState::Connected);
+    }
+    assert_eq!(world.message(id).await.attempts, 1);
+    world.sent(5).await;
+    world.until(id, |message| message.status == Status::Sending).await;
+    world.whatsapp.set_link(offline());
+    let failed = world.until(id, |message| message.status == Status::Failed).await;
+    assert_eq!(failed.error.as_deref(), Some(NO_ANSWER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_puts_back_what_was_on_its_way_under_its_id() {
+    let mut world = World::new(quick()).await;
+    let id = world.accept(1, Lane::Normal).await;
+    let first = world.sent(1).await[0].whatsapp_id.clone();
+    world.restart().await;
+    let again = world.sent(2).await[1].whatsapp_id.clone();
+    assert_eq!(first, again);
+    world.ack(id).await;
+    assert_eq!(world.message(id).await.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_lasts_through_a_restart() {
+    let mut world = World::new(quick()).await;
+    world.queue.pause().await.unwrap();
+    let id = world.accept(1, Lane::Normal).await;
+    world.restart().await;
+    assert!(world.queue.is_paused());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(world.queue.hold(&world.message(id).await).map(|hold| hold.reason), Some("paused"));
+    assert!(world.whatsapp.sent().is_empty());
+    world.queue.resume().await.unwrap();
+    world.sent(1).await;
+    world.ack(id).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_too_long_offline_is_given_up_and_what_is_scheduled_is_not() {
+    let mut world = World::new(Snapshot { max_age: Duration::from_secs(7200), ..quick() }).await;
+    world.whatsapp.set_link(offline());
+    let id = world.accept(1, Lane::Normal).await;
+    let tomorrow = world.clock.now().plus(Duration::from_secs(86_400));
+    let scheduled = world.accept_at(2, Lane::Normal, Some(tomorrow)).await;
+    tokio::time::sleep(Duration::from_secs(5400)).await;
+    // The count goes on over a restart.
+    world.restart().await;
+    tokio::time::sleep(Duration::from_secs(1500)).await;
+    assert_eq!(world.message(id).await.status, Status::Pending);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let failed = world.message(id).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.unwrap().contains("queue.max_age"));
+    assert_eq!(world.message(scheduled).await.status, Status::Pending);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_is_asked_for_once_a_day_and_one_that_is_not_there_fails() {
+    let world = World::new(quick()).await;
+    world.whatsapp.not_registered(["6281200000001"]);
+    let nobody = world.accept(1, Lane::Normal).await;
+    let failed = world.until(nobody, |message| message.status == Status::Failed).await;
+    assert_eq!(failed.error.as_deref(), Some("6281200000001 is not on WhatsApp"));
+    for count in 1..=2 {
+        let id = world.accept(2, Lane::Normal).await;
+        world.sent(count).await;
+        world.ack(id).await;
+    }
+    assert_eq!(world.whatsapp.asked(), ["6281200000001", "6281200000002"]);
+    tokio::time::sleep(Duration::from_secs(25 * 3600)).await;
+    world.accept(2, Lane::Normal).await;
+    world.sent(3).await;
+    assert_eq!(world.whatsapp.asked().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_lasts_fails_and_one_that_passes_is_tried_again() {
+    let world = World::new(quick()).await;
+    let locked = world.accept(1, Lane::Normal).await;
+    world.sent(1).await;
+    let whatsapp_id = world.message(locked).await.whatsapp_id;
+    world.queue.on_server_ack(whatsapp_id, Some(NackReason::ReachOutTimelock));
+    let failed = world.until(locked, |message| message.status == Status::Failed).await;
+    assert!(failed.error.unwrap().contains("463"));
+    let busy = world.accept(2, Lane::Normal).await;
+    world.sent(2).await;
+    let whatsapp_id = world.message(busy).await.whatsapp_id;
+    world.queue.on_server_ack(whatsapp_id, Some(NackReason::ServerTrouble(503)));
+    world.sent(3).await;
+    world.ack(busy).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_loses_and_doubles_nothing() {
+    let world = World::new(quick()).await;
+    let id = world.accept(1, Lane::Normal).await;
+    world.sent(1).await;
+    let whatsapp_id = world.message(id).await.whatsapp_id;
+    world.memory.set_down(true);
+    world.queue.on_server_ack(whatsapp_id, None);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    world.memory.set_down(false);
+    world.until(id, |message| message.status == Status::Sent).await;
+    assert_eq!(world.whatsapp.sent().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_never_leaves_and_can_be_tried_by_hand() {
+    let world = World::new(quick()).await;
+    world.queue.pause().await.unwrap();
+    let id = world.accept(1, Lane::Normal).await;
+    let second = world.accept(2, Lane::Normal).await;
+    assert_eq!((world.queue.position(id).await, world.queue.position(second).await), (1, 2));
+    world.queue.cancel(id).await.unwrap();
+    assert_eq!(world.queue.position(second).await, 1);
+    world.queue.resume().await.unwrap();
+    world.sent(1).await;
+    world.ack(second).await;
+    assert_eq!(world.message(id).await.status, Status::Cancelled);
+    world.queue.retry(id).await.unwrap();
+    world.sent(2).await;
+    world.ack(id).await;
+}
