@@ -3,6 +3,10 @@
 //! Every call that writes answers only after its fsync. Nothing here decides anything: what may become of a
 //! message is `model::transition`'s to say, and is carried out inside the transaction.
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
+pub mod sled;
+
 use std::fmt::Debug;
 use std::time::Duration;
 

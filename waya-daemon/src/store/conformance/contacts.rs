@@ -1,0 +1,54 @@
+//! What the address book must do.
+
+use super::at;
+use crate::store::{Contact, Store};
+
+fn contact(phone: Option<&str>, lid: Option<&str>, push_name: Option<&str>) -> Contact {
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    Contact { phone: text(phone), lid: text(lid), push_name: text(push_name), registered: None }
+}
+
+async fn learn(store: &Store, contacts: impl IntoIterator<Item = Contact>) {
+    store.contacts.learn(contacts.into_iter().collect()).await.unwrap();
+}
+
+pub async fn nobody_is_nobody(store: &Store) {
+    learn(store, [contact(None, None, Some("nobody"))]).await;
+    assert_eq!(store.contacts.by_phone("62812").await, Ok(None));
+    assert_eq!(store.contacts.by_lid("62812").await, Ok(None));
+}
+
+pub async fn phone_and_lid_become_one(store: &Store) {
+    learn(store, [contact(Some("62812"), None, Some("Budi"))]).await;
+    learn(store, [contact(Some("62812"), Some("999"), None)]).await;
+    let both = contact(Some("62812"), Some("999"), Some("Budi"));
+    assert_eq!(store.contacts.by_phone("62812").await, Ok(Some(both.clone())));
+    assert_eq!(store.contacts.by_lid("999").await, Ok(Some(both)));
+    assert_eq!(store.contacts.by_phone("999").await, Ok(None), "a LID is no phone");
+}
+
+pub async fn two_rows_become_one(store: &Store) {
+    let by_phone = Contact { registered: Some((true, at(5))), ..contact(Some("62812"), None, None) };
+    let by_lid = contact(None, Some("999"), Some("Budi"));
+    learn(store, [by_phone, by_lid, contact(Some("62812"), Some("999"), None)]).await;
+    let one = Contact { registered: Some((true, at(5))), ..contact(Some("62812"), Some("999"), Some("Budi")) };
+    assert_eq!(store.contacts.by_phone("62812").await, Ok(Some(one.clone())));
+    assert_eq!(store.contacts.by_lid("999").await, Ok(Some(one)));
+}
+
+pub async fn a_new_lid_replaces_the_old_one(store: &Store) {
+    learn(store, [contact(Some("62812"), Some("999"), Some("Budi"))]).await;
+    learn(store, [contact(Some("62812"), Some("777"), None)]).await;
+    let now = contact(Some("62812"), Some("777"), Some("Budi"));
+    assert_eq!(store.contacts.by_phone("62812").await, Ok(Some(now.clone())));
+    assert_eq!(store.contacts.by_lid("777").await, Ok(Some(now)));
+    assert_eq!(store.contacts.by_lid("999").await, Ok(None));
+}
+
+pub async fn the_later_word_on_registration_wins(store: &Store) {
+    let said = |yes, seconds| Contact { registered: Some((yes, at(seconds))), ..contact(Some("62812"), None, None) };
+    learn(store, [said(true, 10), said(false, 5)]).await;
+    assert_eq!(store.contacts.by_phone("62812").await.unwrap().unwrap().registered, Some((true, at(10))));
+    learn(store, [said(false, 11)]).await;
+    assert_eq!(store.contacts.by_phone("62812").await.unwrap().unwrap().registered, Some((false, at(11))));
+}

@@ -1,0 +1,169 @@
+//! People: a phone number and a LID are one contact.
+
+use async_trait::async_trait;
+use prost::Message as _;
+use sled::IVec;
+
+use super::codec::{self, Bad};
+use super::group::Group;
+use super::records::cut;
+use super::rows::Rows;
+use super::trees::{Tree, number, number_key};
+use crate::model::Timestamp;
+use crate::store::{AddressBook, Contact, StoreError};
+
+/// A name longer than this is cut.
+const MAX_NAME: usize = 512;
+/// Digits longer than this are nobody's.
+const MAX_DIGITS: usize = 64;
+
+/// One person.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContactRecord {
+    #[prost(string, optional, tag = "1")]
+    pub phone: Option<String>,
+    #[prost(string, optional, tag = "2")]
+    pub lid: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    pub push_name: Option<String>,
+    #[prost(bool, tag = "4")]
+    pub registered: bool,
+    /// When `registered` was learnt; absent when it never was.
+    #[prost(uint64, optional, tag = "5")]
+    pub registered_at: Option<u64>,
+}
+
+#[async_trait]
+impl AddressBook for Rows {
+    async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError> {
+        self.0.commit(move |group| contacts.into_iter().try_for_each(|learnt| learn(group, learnt))).await
+    }
+
+    async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError> {
+        self.contact(Tree::ContactPhones, phone)
+    }
+
+    async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
+        self.contact(Tree::ContactLids, lid)
+    }
+}
+
+impl Rows {
+    fn contact(&self, index: Tree, digits: &str) -> Result<Option<Contact>, StoreError> {
+        self.0.read(|engine| {
+            let Some(key) = engine.tree(index).get(digits)? else { return Ok(None) };
+            let Some(record) = engine.tree(Tree::Contacts).get(&key)? else { return Ok(None) };
+            let contact = read(&key, &record);
+            Ok(Some(contact.map_err(|bad| self.0.set_aside(Tree::Contacts, &key, &record, &bad))?))
+        })
+    }
+}
+
+/// Reads a contact's record.
+pub fn read(key: &[u8], record: &[u8]) -> Result<Contact, Bad> {
+    let record = ContactRecord::decode(codec::unseal_inline(key, record)?).map_err(|_| Bad::Content)?;
+    let registered = record.registered_at.map(|at| (record.registered, Timestamp::from_millis(at)));
+    Ok(Contact { phone: record.phone, lid: record.lid, push_name: record.push_name, registered })
+}
+
+fn write(key: &[u8], contact: &Contact) -> IVec {
+    let record = ContactRecord {
+        phone: contact.phone.clone(),
+        lid: contact.lid.clone(),
+        push_name: contact.push_name.clone().map(|name| cut(name, MAX_NAME)),
+        registered: contact.registered.is_some_and(|(registered, _)| registered),
+        registered_at: contact.registered.map(|(_, at)| at.as_millis()),
+    };
+    codec::seal(key, &record.encode_to_vec())
+}
+
+/// In the committer.
+fn learn(group: &mut Group<'_>, learnt: Contact) -> Result<(), StoreError> {
+    let usable = |digits: &Option<String>| digits.as_ref().is_none_or(|d| !d.is_empty() && d.len() <= MAX_DIGITS);
+    if (learnt.phone.is_none() && learnt.lid.is_none()) || !usable(&learnt.phone) || !usable(&learnt.lid) {
+        return Ok(());
+    }
+    let of_phone = row_of(group, Tree::ContactPhones, learnt.phone.as_deref())?;
+    let of_lid = row_of(group, Tree::ContactLids, learnt.lid.as_deref())?;
+    let (key, there) = match (of_phone, of_lid) {
+        (Some((key, contact)), Some((other, more))) if key != other => {
+            forget(group, &other, &more)?;
+            (key, Some(merged(contact, more)))
+        }
+        (Some((key, contact)), _) | (None, Some((key, contact))) => (key, Some(contact)),
+        (None, None) => {
+            group.counters.last_contact += 1;
+            (number_key(group.counters.last_contact), None)
+        }
+    };
+    let contact = match there.clone() {
+        None => learnt,
+        Some(known) => merged(known, learnt),
+    };
+    if there.as_ref() == Some(&contact) && group.get(Tree::Contacts, &key)?.as_ref() == Some(&write(&key, &contact)) {
+        return Ok(());
+    }
+    let row = write(&key, &contact);
+    match group.get(Tree::Contacts, &key)? {
+        None => group.insert(Tree::Contacts, key.clone(), row)?,
+        Some(_) => group.update(Tree::Contacts, key.clone(), row)?,
+    }
+    let old = there.unwrap_or_default();
+    point(group, Tree::ContactPhones, old.phone.as_deref(), contact.phone.as_deref(), &key)?;
+    point(group, Tree::ContactLids, old.lid.as_deref(), contact.lid.as_deref(), &key)
+}
+
+/// What both know; the later word wins.
+fn merged(known: Contact, learnt: Contact) -> Contact {
+    let newer = |a: (bool, Timestamp), b: (bool, Timestamp)| if b.1 >= a.1 { b } else { a };
+    Contact {
+        phone: learnt.phone.or(known.phone),
+        lid: learnt.lid.or(known.lid),
+        push_name: learnt.push_name.or(known.push_name).map(|name| cut(name, MAX_NAME)),
+        registered: match (known.registered, learnt.registered) {
+            (Some(known), Some(learnt)) => Some(newer(known, learnt)),
+            (known, learnt) => learnt.or(known),
+        },
+    }
+}
+
+fn row_of(group: &mut Group<'_>, index: Tree, digits: Option<&str>) -> Result<Option<(IVec, Contact)>, StoreError> {
+    let Some(digits) = digits else { return Ok(None) };
+    let Some(key) = group.get(index, digits.as_bytes())? else { return Ok(None) };
+    let record = group.get(Tree::Contacts, &key)?;
+    // A row that cannot be read is written anew with what is learnt now.
+    let contact = record.and_then(|record| read(&key, &record).ok()).unwrap_or_default();
+    Ok(number(&key).map(|_| (key, contact)))
+}
+
+/// Removes a contact and what points to it.
+fn forget(group: &mut Group<'_>, key: &IVec, contact: &Contact) -> Result<(), StoreError> {
+    for (index, digits) in [(Tree::ContactPhones, &contact.phone), (Tree::ContactLids, &contact.lid)] {
+        point(group, index, digits.as_deref(), None, key)?;
+    }
+    if group.get(Tree::Contacts, key)?.is_some() {
+        group.remove(Tree::Contacts, key.clone());
+    }
+    Ok(())
+}
+
+/// Points an index from the new digits, no longer from the old ones, to a row.
+fn point(
+    group: &mut Group<'_>,
+    index: Tree,
+    old: Option<&str>,
+    new: Option<&str>,
+    key: &IVec,
+) -> Result<(), StoreError> {
+    if let Some(old) = old.filter(|old| Some(*old) != new)
+        && group.get(index, old.as_bytes())?.as_ref() == Some(key)
+    {
+        group.remove(index, IVec::from(old.as_bytes()));
+    }
+    let Some(new) = new else { return Ok(()) };
+    match group.get(index, new.as_bytes())? {
+        None => group.insert(index, IVec::from(new.as_bytes()), key.clone()),
+        Some(there) if there == *key => Ok(()),
+        Some(_) => group.update(index, IVec::from(new.as_bytes()), key.clone()),
+    }
+}

@@ -1,0 +1,81 @@
+//! How a store is opened, and why it may not open.
+
+use std::path::PathBuf;
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// The store's folder; it holds nothing else.
+    pub dir: PathBuf,
+    /// What sled keeps in memory, in bytes. It may go over that by a few times under load.
+    pub cache_capacity: u64,
+    /// New messages are refused while fewer bytes are free on the file system.
+    pub free_space_watermark: u64,
+    /// Whether commits are fsynced.
+    #[doc(hidden)]
+    pub durability: Durability,
+}
+
+impl OpenOptions {
+    /// The defaults, for a store in `dir`.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            cache_capacity: 16 * 1024 * 1024,
+            free_space_watermark: 64 * 1024 * 1024,
+            durability: Durability::Full,
+        }
+    }
+}
+
+/// Whether a commit is on disk when it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is.
+    Full,
+    /// It is not: what a power-cut test must be able to notice.
+    NoSync,
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system said no.
+    #[error("cannot open the store at {path}: {cause}; check its owner, permissions and free space")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Written by a newer version of the program.
+    #[error(
+        "the store at {dir} has schema {found}, this program knows up to {known}; start the newer version again, or restore an older snapshot"
+    )]
+    Newer {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Its schema.
+        found: u32,
+        /// The newest schema known.
+        known: u32,
+    },
+    /// It is broken, or has lost something.
+    #[error("the store at {dir} is damaged: {what}; {}", advice(.snapshot.as_ref()))]
+    Damaged {
+        /// The store's folder.
+        dir: PathBuf,
+        /// What was found.
+        what: String,
+        /// The newest snapshot, to be restored.
+        snapshot: Option<PathBuf>,
+    },
+}
+
+fn advice(snapshot: Option<&PathBuf>) -> String {
+    snapshot.map_or_else(
+        || "there is no snapshot to restore: move the folder away to start empty".to_owned(),
+        |path| format!("restore the newest snapshot {} with `waya doctor --repair`", path.display()),
+    )
+}

@@ -1,0 +1,192 @@
+//! The records as they lie on disk, apart from the model, so that either can change alone.
+//!
+//! Fields have numbers, in the manner of protobuf: a new field gets a new number, readers skip what they do not know.
+
+use prost::Message as _;
+
+use super::bodies::BodyHash;
+use super::codec::Bad;
+use crate::model::{Ack, ChatId, Lane, Message, MessageId, Source, Status, Timestamp, WhatsAppId};
+
+/// A reason is cut here: records must fit a page, and nobody reads more.
+pub const MAX_ERROR: usize = 1024;
+
+/// An outgoing message.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MessageRecord {
+    #[prost(string, optional, tag = "1")]
+    pub reference_id: Option<String>,
+    #[prost(string, tag = "2")]
+    pub chat: String,
+    /// The text, unless it lies in a body file.
+    #[prost(string, tag = "3")]
+    pub text: String,
+    /// The body file of a long text.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub text_body: Option<Vec<u8>>,
+    #[prost(uint32, tag = "5")]
+    pub lane: u32,
+    #[prost(uint32, tag = "6")]
+    pub source: u32,
+    #[prost(string, tag = "7")]
+    pub whatsapp_id: String,
+    #[prost(uint64, tag = "8")]
+    pub created_at: u64,
+    #[prost(uint64, optional, tag = "9")]
+    pub not_before: Option<u64>,
+    #[prost(uint32, tag = "10")]
+    pub status: u32,
+    #[prost(uint32, tag = "11")]
+    pub ack: u32,
+    #[prost(uint32, tag = "12")]
+    pub attempts: u32,
+    #[prost(uint64, optional, tag = "13")]
+    pub retry_at: Option<u64>,
+    #[prost(string, optional, tag = "14")]
+    pub error: Option<String>,
+    #[prost(uint64, optional, tag = "15")]
+    pub sent_at: Option<u64>,
+    #[prost(uint64, optional, tag = "16")]
+    pub delivered_at: Option<u64>,
+    #[prost(uint64, optional, tag = "17")]
+    pub read_at: Option<u64>,
+    #[prost(uint64, optional, tag = "18")]
+    pub finished_at: Option<u64>,
+}
+
+impl MessageRecord {
+    /// From the model; the text is taken as it is.
+    pub fn from_model(message: Message) -> Self {
+        let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
+        Self {
+            reference_id: message.reference_id,
+            chat: message.chat.into(),
+            text: message.text,
+            text_body: None,
+            lane: lane_code(message.lane),
+            source: source_code(message.source),
+            whatsapp_id: message.whatsapp_id.0,
+            created_at: message.created_at.as_millis(),
+            not_before: millis(message.not_before),
+            status: status_code(message.status),
+            ack: ack_code(message.ack),
+            attempts: message.attempts,
+            retry_at: millis(message.retry_at),
+            error: message.error.map(|error| cut(error, MAX_ERROR)),
+            sent_at: millis(message.sent_at),
+            delivered_at: millis(message.delivered_at),
+            read_at: millis(message.read_at),
+            finished_at: millis(message.finished_at),
+        }
+    }
+
+    /// To the model; a text that lies in a body file is empty.
+    pub fn into_model(self, id: MessageId) -> Result<Message, Bad> {
+        let time = |millis: Option<u64>| millis.map(Timestamp::from_millis);
+        Ok(Message {
+            id,
+            reference_id: self.reference_id,
+            chat: chat(self.chat)?,
+            text: self.text,
+            lane: lane(self.lane)?,
+            source: source(self.source)?,
+            whatsapp_id: WhatsAppId(self.whatsapp_id),
+            created_at: Timestamp::from_millis(self.created_at),
+            not_before: time(self.not_before),
+            status: status(self.status)?,
+            ack: ack(self.ack)?,
+            attempts: self.attempts,
+            retry_at: time(self.retry_at),
+            error: self.error,
+            sent_at: time(self.sent_at),
+            delivered_at: time(self.delivered_at),
+            read_at: time(self.read_at),
+            finished_at: time(self.finished_at),
+        })
+    }
+
+    /// From the payload of a record.
+    pub fn read(payload: &[u8]) -> Result<Self, Bad> {
+        Self::decode(payload).map_err(|_| Bad::Content)
+    }
+
+    /// The body file of its text.
+    pub fn body(&self) -> Result<Option<BodyHash>, Bad> {
+        match &self.text_body {
+            None => Ok(None),
+            Some(hash) => hash.as_slice().try_into().map(|hash| Some(BodyHash(hash))).map_err(|_| Bad::Content),
+        }
+    }
+}
+
+/// An accepted request.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IdempotencyRecord {
+    /// Hash of the request's body.
+    #[prost(bytes = "vec", tag = "1")]
+    pub body: Vec<u8>,
+    /// When it is forgotten, in milliseconds since the epoch.
+    #[prost(uint64, tag = "2")]
+    pub until: u64,
+    /// 16 bytes each.
+    #[prost(bytes = "vec", tag = "3")]
+    pub ids: Vec<u8>,
+}
+
+impl IdempotencyRecord {
+    /// From the payload of a record.
+    pub fn read(payload: &[u8]) -> Result<Self, Bad> {
+        Self::decode(payload).map_err(|_| Bad::Content)
+    }
+
+    /// The messages of the request.
+    pub fn message_ids(&self) -> Vec<MessageId> {
+        self.ids.chunks_exact(16).filter_map(super::trees::message_id).collect()
+    }
+}
+
+/// A chat as stored.
+pub fn chat(text: String) -> Result<ChatId, Bad> {
+    ChatId::try_from(text).map_err(|_| Bad::Content)
+}
+
+/// Cut at a character's end.
+pub fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+/// Writes both directions of a mapping between an enum and its numbers on disk.
+macro_rules! codes {
+    ($to:ident, $from:ident, $type:ident { $($variant:ident = $code:literal),+ $(,)? }) => {
+        /// The number on disk.
+        pub const fn $to(value: $type) -> u32 {
+            match value { $($type::$variant => $code),+ }
+        }
+
+        /// From the number on disk.
+        pub const fn $from(code: u32) -> Result<$type, Bad> {
+            match code { $($code => Ok($type::$variant),)+ _ => Err(Bad::Content) }
+        }
+    };
+}
+
+codes!(lane_code, lane, Lane { Reply = 1, High = 2, Normal = 3, Low = 4 });
+codes!(source_code, source, Source { Api = 1, Cli = 2 });
+codes!(status_code, status, Status { Pending = 1, Sending = 2, Sent = 3, Failed = 4, Cancelled = 5 });
+codes!(ack_code, ack, Ack { None = 0, Server = 1, Device = 2, Read = 3, Played = 4 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(cut("aé".to_owned(), 2), "a");
+        assert_eq!(cut("aé".to_owned(), 3), "aé");
+        assert_eq!(cut("😀".to_owned(), 3), "");
+    }
+}
