@@ -1,4 +1,6 @@
-//! The gRPC contract between the daemon and its clients, and nothing else.
+//! The gRPC contract between the daemon and its clients, the paths they meet at, and nothing else.
+
+pub mod paths;
 
 /// Version 1 of the contract.
 #[expect(clippy::pedantic, clippy::allow_attributes, reason = "generated code")]

@@ -1,0 +1,102 @@
+//! One file a noun: its arguments, its call, and how its answer looks to people.
+
+mod completions;
+mod events;
+mod login;
+mod logout;
+mod message;
+mod queue;
+mod sandbox;
+mod send;
+mod settings;
+mod status;
+mod text;
+mod wait;
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use tonic::Request;
+use tonic::transport::Channel;
+
+use crate::args::GlobalArgs;
+use crate::connect::Places;
+use crate::error::CliError;
+use crate::exit_code::ExitCode;
+use crate::output::Output;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the session, the queue and the daemon; exit 0 only when connected to WhatsApp
+    Status,
+    /// Link a WhatsApp account with a QR code, or with a code typed on the phone
+    Login(login::LoginArgs),
+    /// Unlink the account and delete its keys
+    Logout(logout::LogoutArgs),
+    /// Queue a message
+    Send(send::SendArgs),
+    /// Show what became of a message
+    Message(message::MessageArgs),
+    /// Look at and steer the outgoing queue
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// Show incoming messages, status changes and link states
+    Events(events::EventsArgs),
+    /// Show and change what may change while the daemon runs
+    #[command(subcommand)]
+    Settings(settings::SettingsCommand),
+    /// Play the other side on a waya-sandbox daemon
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// What every command works with.
+pub struct Context {
+    /// Where answers go.
+    pub output: Output,
+    places: Places,
+}
+
+impl Context {
+    /// From what holds for every command.
+    pub fn new(global: &GlobalArgs) -> Result<Self, CliError> {
+        Ok(Self {
+            output: Output::stdout(global.json, global.quiet, global.no_color),
+            places: Places::new(global, |name| std::env::var_os(name))?,
+        })
+    }
+
+    /// A connection to the daemon.
+    async fn daemon(&self) -> Result<Channel, CliError> {
+        self.places.connect().await
+    }
+}
+
+/// Carries a command out.
+pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Status => status::run(context).await,
+        Command::Login(args) => login::run(args, context).await,
+        Command::Logout(args) => logout::run(&args, context).await,
+        Command::Send(args) => send::run(args, context).await,
+        Command::Message(args) => message::run(args, context).await,
+        Command::Queue(command) => queue::run(command, context).await,
+        Command::Events(args) => events::run(args, context).await,
+        Command::Settings(command) => settings::run(command, context).await,
+        Command::Sandbox(command) => sandbox::run(command, context).await,
+        Command::Completions(args) => completions::run(&args, context),
+    }
+}
+
+/// How long a daemon may take over an answer that waits for nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A call that is answered at once, or not at all.
+fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER_TIMEOUT);
+    request
+}

@@ -1,0 +1,307 @@
+//! `waya sandbox`: plays the other side on a waya-sandbox daemon; a plain one refuses.
+
+use std::io;
+
+use clap::{Args, Subcommand, ValueEnum};
+use waya_proto::v1::sandbox_service_client::SandboxServiceClient;
+use waya_proto::v1::{
+    AutoReadRequest, FaultRequest, InboxRequest, InboxResponse, OnlineRequest, PeopleRequest, PeopleResponse,
+    PersonRequest, PersonResponse, PhoneRequest, SayRequest, StatsRequest,
+};
+
+use super::{Context, call, text};
+use crate::error::CliError;
+use crate::exit_code::ExitCode;
+use crate::json;
+use crate::output::{Cell, Output, printable};
+
+/// What can be done with the other side. WHO is a number or a name.
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Show the simulated people and groups
+    People,
+    /// Let a person write to you, or in a group
+    Say(SayArgs),
+    /// Show what a person's own client decrypted
+    Inbox(Who),
+    /// Let a person read everything
+    Read(Who),
+    /// Let a person read at once, or not
+    Autoread {
+        /// A number or a name
+        who: String,
+        /// on or off
+        switch: Switch,
+    },
+    /// Take a person's phone offline
+    Offline(Who),
+    /// Bring a person's phone back
+    Online(Who),
+    /// Make something go wrong: `ack-delay 200`, `nack 463`, `cut` …; `list` shows what does, `off` ends it
+    Fault(FaultArgs),
+    /// Show the emulator's counters
+    Stats,
+    /// Take your own account's phone offline or online
+    Phone {
+        /// offline or online
+        link: Link,
+    },
+}
+
+/// What `sandbox say` takes.
+#[derive(Debug, Args)]
+pub struct SayArgs {
+    /// A number or a name
+    who: String,
+    /// The text; `-`, or none with a pipe, reads standard input
+    #[arg(value_name = "TEXT|-")]
+    text: Option<String>,
+    #[arg(hide = true)]
+    rest: Vec<String>,
+    /// In this group: its id or its subject
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+}
+
+/// Which person.
+#[derive(Debug, Args)]
+pub struct Who {
+    /// A number or a name
+    who: String,
+}
+
+/// What `sandbox fault` takes.
+#[derive(Debug, Args)]
+pub struct FaultArgs {
+    /// Which fault
+    kind: String,
+    /// Its numbers
+    args: Vec<String>,
+    /// Only for this person: a number, a name, or `me` [default: everybody]
+    #[arg(long = "for", value_name = "WHO")]
+    who: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Link {
+    Offline,
+    Online,
+}
+
+pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitCode, CliError> {
+    let command = match command {
+        SandboxCommand::Say(args) => SandboxCommand::Say(args.checked()?),
+        other => other,
+    };
+    let mut daemon = SandboxServiceClient::new(context.daemon().await?);
+    let output = &mut context.output;
+    match command {
+        SandboxCommand::People => {
+            let answer = daemon.people(call(PeopleRequest {})).await?.into_inner();
+            if output.json { output.json(&json::sandbox::People::from(answer))? } else { people(&answer, output)? }
+        }
+        SandboxCommand::Say(SayArgs { who, text, group, .. }) => {
+            let request = SayRequest { who, text: text.unwrap_or_default(), group };
+            let answer = daemon.say(call(request)).await?.into_inner();
+            if output.json {
+                output.json(&json::sandbox::Said::from(answer))?;
+            } else {
+                output.note(format!("said as {}", printable(&answer.id)))?;
+            }
+        }
+        SandboxCommand::Inbox(Who { who }) => {
+            let answer = daemon.inbox(call(InboxRequest { who })).await?.into_inner();
+            if output.json { output.json(&json::sandbox::Inbox::from(answer))? } else { inbox(&answer, output)? }
+        }
+        SandboxCommand::Read(Who { who }) => {
+            let answer = daemon.read(call(PersonRequest { who })).await?.into_inner();
+            changed(answer, (None, None), "has read everything", output)?;
+        }
+        SandboxCommand::Autoread { who, switch } => {
+            let on = switch == Switch::On;
+            let answer = daemon.auto_read(call(AutoReadRequest { who, on })).await?.into_inner();
+            let what = if on { "reads at once" } else { "reads when told to" };
+            changed(answer, (Some(on), None), what, output)?;
+        }
+        SandboxCommand::Offline(Who { who }) => {
+            let answer = daemon.online(call(OnlineRequest { who, online: false })).await?.into_inner();
+            changed(answer, (None, Some(false)), "is offline", output)?;
+        }
+        SandboxCommand::Online(Who { who }) => {
+            let answer = daemon.online(call(OnlineRequest { who, online: true })).await?.into_inner();
+            changed(answer, (None, Some(true)), "is online", output)?;
+        }
+        SandboxCommand::Fault(FaultArgs { kind, args, who }) => {
+            let answer = daemon.fault(call(FaultRequest { kind, arguments: args, who })).await?.into_inner();
+            if output.json {
+                output.json(&json::sandbox::Faults::from(answer))?;
+            } else if answer.active.is_empty() {
+                output.note("no fault is on")?;
+            } else {
+                answer.active.iter().try_for_each(|fault| output.line(printable(fault)))?;
+            }
+        }
+        SandboxCommand::Stats => {
+            let answer = daemon.stats(call(StatsRequest {})).await?.into_inner();
+            // JSON in either dress: its shape is the emulator's.
+            output.line(answer.json)?;
+        }
+        SandboxCommand::Phone { link } => {
+            let online = link == Link::Online;
+            daemon.phone(call(PhoneRequest { online })).await?;
+            if output.json {
+                output.json(&json::sandbox::Phone::new(online))?;
+            } else {
+                output.note(if online { "the phone is online" } else { "the phone is offline" })?;
+            }
+        }
+    }
+    Ok(ExitCode::Done)
+}
+
+impl SayArgs {
+    /// With its text, from wherever it comes.
+    fn checked(mut self) -> Result<Self, CliError> {
+        text::no_stray(&self.rest, &format!("waya sandbox say {}", printable(&self.who)), self.text.as_deref())?;
+        self.text = Some(text::resolve(self.text.take())?);
+        Ok(self)
+    }
+}
+
+fn people(answer: &PeopleResponse, output: &mut Output) -> io::Result<()> {
+    let rows: Vec<Vec<Cell>> = answer
+        .people
+        .iter()
+        .map(|person| vec![(&person.name).into(), (&person.number).into(), (&person.lid).into()])
+        .collect();
+    output.table(&["NAME", "NUMBER", "LID"], &rows)?;
+    if answer.groups.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Vec<Cell>> = answer
+        .groups
+        .iter()
+        .map(|group| vec![(&group.subject).into(), (&group.id).into(), group.members.join(", ").into()])
+        .collect();
+    output.line("")?;
+    output.table(&["GROUP", "ID", "MEMBERS"], &rows)
+}
+
+fn inbox(answer: &InboxResponse, output: &mut Output) -> io::Result<()> {
+    if answer.messages.is_empty() {
+        return output.note("nothing was received");
+    }
+    let rows: Vec<Vec<Cell>> = answer
+        .messages
+        .iter()
+        .map(|message| {
+            vec![
+                output.time(message.ts).into(),
+                (&message.from).into(),
+                (&message.chat).into(),
+                (&message.kind).into(),
+                message.copies.into(),
+                message.receipts.join("+").into(),
+                message.text.as_ref().or(message.caption.as_ref()).map_or("", String::as_str).into(),
+            ]
+        })
+        .collect();
+    output.table(&["WHEN", "FROM", "CHAT", "KIND", "COPIES", "RECEIPTS", "TEXT"], &rows)
+}
+
+fn changed(
+    answer: PersonResponse,
+    (autoread, online): (Option<bool>, Option<bool>),
+    what: &str,
+    output: &mut Output,
+) -> io::Result<()> {
+    if output.json {
+        return output.json(&json::sandbox::Changed::new(answer, autoread, online));
+    }
+    let person = answer.person.unwrap_or_default();
+    output.note(format!("{} ({}) {what}", printable(&person.name), printable(&person.number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Arguments;
+    use crate::commands::Command;
+    use crate::output::testing;
+    use clap::Parser as _;
+    use waya_proto::v1::{InboxMessage, Person, SandboxGroup};
+
+    #[test]
+    fn people_and_their_group() {
+        let person = |name: &str, number: &str| Person {
+            name: name.to_owned(),
+            number: number.to_owned(),
+            lid: "1000001@lid".to_owned(),
+        };
+        let group = SandboxGroup {
+            id: "1203@g.us".to_owned(),
+            subject: "Keluarga".to_owned(),
+            members: vec!["6281200000001".to_owned(), "6281200000002".to_owned()],
+        };
+        let answer = PeopleResponse {
+            people: vec![person("Budi", "6281200000002"), person("Siti", "6281200000003")],
+            groups: vec![group],
+        };
+        let (mut output, written) = testing::output(false);
+        people(&answer, &mut output).unwrap();
+        insta::assert_snapshot!(written.text(), @r"
+        NAME  NUMBER         LID
+        Budi  6281200000002  1000001@lid
+        Siti  6281200000003  1000001@lid
+
+        GROUP     ID         MEMBERS
+        Keluarga  1203@g.us  6281200000001, 6281200000002
+        ");
+    }
+
+    #[test]
+    fn an_inbox_shows_text_and_caption() {
+        let message = InboxMessage {
+            from: "628@c.us".to_owned(),
+            chat: "628@c.us".to_owned(),
+            kind: "text".to_owned(),
+            text: Some("Halo".to_owned()),
+            ts: 1_700_000_000_000,
+            copies: 1,
+            receipts: vec!["delivered".to_owned(), "read".to_owned()],
+            ..InboxMessage::default()
+        };
+        let image = InboxMessage {
+            kind: "image".to_owned(),
+            text: None,
+            caption: Some("lihat".to_owned()),
+            receipts: vec![],
+            ..message.clone()
+        };
+        let (mut output, written) = testing::output(false);
+        inbox(&InboxResponse { messages: vec![message, image] }, &mut output).unwrap();
+        insta::assert_snapshot!(written.text(), @r"
+        WHEN                 FROM      CHAT      KIND   COPIES  RECEIPTS        TEXT
+        2023-11-14 22:13:20  628@c.us  628@c.us  text   1       delivered+read  Halo
+        2023-11-14 22:13:20  628@c.us  628@c.us  image  1                       lihat
+        ");
+    }
+
+    #[test]
+    fn a_fault_takes_words_and_a_person() {
+        let line = ["waya", "sandbox", "fault", "ack-delay", "200", "--for", "me"];
+        let Command::Sandbox(SandboxCommand::Fault(args)) = Arguments::try_parse_from(line).unwrap().command else {
+            panic!("not a fault")
+        };
+        assert_eq!(
+            (args.kind.as_str(), args.args, args.who.as_deref()),
+            ("ack-delay", vec!["200".to_owned()], Some("me"))
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! What a sandbox answers, in the shapes of its admin HTTP.
+
+use serde::Serialize;
+use waya_proto::v1;
+
+/// `GET /admin/people`.
+#[derive(Debug, Clone, Serialize)]
+pub struct People {
+    people: Vec<Person>,
+    groups: Vec<Group>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Person {
+    name: String,
+    number: String,
+    lid: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Group {
+    id: String,
+    subject: String,
+    members: Vec<String>,
+}
+
+/// `GET /admin/inbox/WHO`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inbox {
+    messages: Vec<InboxMessage>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct InboxMessage {
+    id: String,
+    chat: String,
+    from: String,
+    kind: String,
+    text: Option<String>,
+    caption: Option<String>,
+    media: Option<serde_json::Value>,
+    quoted: Option<String>,
+    ts: i64,
+    copies: u32,
+    receipts: Vec<String>,
+}
+
+/// `POST /admin/say`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Said {
+    success: bool,
+    id: String,
+}
+
+/// A person after a change; the switch that was set stands beside it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Changed {
+    success: bool,
+    person: Option<Person>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    autoread: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<bool>,
+}
+
+/// `POST /admin/fault`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Faults {
+    success: bool,
+    faults: Vec<Fault>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Fault {
+    fault: String,
+    target: String,
+}
+
+/// `POST /admin/phone`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Phone {
+    success: bool,
+    online: bool,
+}
+
+impl From<v1::Person> for Person {
+    fn from(person: v1::Person) -> Self {
+        Self { name: person.name, number: person.number, lid: person.lid }
+    }
+}
+
+impl From<v1::PeopleResponse> for People {
+    fn from(answer: v1::PeopleResponse) -> Self {
+        let group = |group: v1::SandboxGroup| Group { id: group.id, subject: group.subject, members: group.members };
+        Self {
+            people: answer.people.into_iter().map(Person::from).collect(),
+            groups: answer.groups.into_iter().map(group).collect(),
+        }
+    }
+}
+
+impl From<v1::InboxResponse> for Inbox {
+    fn from(answer: v1::InboxResponse) -> Self {
+        Self { messages: answer.messages.into_iter().map(InboxMessage::from).collect() }
+    }
+}
+
+impl From<v1::InboxMessage> for InboxMessage {
+    fn from(message: v1::InboxMessage) -> Self {
+        Self {
+            id: message.id,
+            chat: message.chat,
+            from: message.from,
+            kind: message.kind,
+            text: message.text,
+            caption: message.caption,
+            media: message.media.map(|json| serde_json::from_str(&json).unwrap_or_else(|_| json.into())),
+            quoted: message.quoted,
+            ts: message.ts,
+            copies: message.copies,
+            receipts: message.receipts,
+        }
+    }
+}
+
+impl From<v1::SayResponse> for Said {
+    fn from(answer: v1::SayResponse) -> Self {
+        Self { success: true, id: answer.id }
+    }
+}
+
+impl Changed {
+    /// A person who read, or was switched.
+    pub fn new(answer: v1::PersonResponse, autoread: Option<bool>, online: Option<bool>) -> Self {
+        Self { success: true, person: answer.person.map(Person::from), autoread, online }
+    }
+}
+
+impl From<v1::FaultResponse> for Faults {
+    fn from(answer: v1::FaultResponse) -> Self {
+        let fault = |active: String| {
+            let (fault, target) = active.split_once(" for ").unwrap_or((&active, "all"));
+            Fault { fault: fault.to_owned(), target: target.to_owned() }
+        };
+        Self { success: true, faults: answer.active.into_iter().map(fault).collect() }
+    }
+}
+
+impl Phone {
+    /// The phone as it was switched.
+    pub fn new(online: bool) -> Self {
+        Self { success: true, online }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_and_groups() {
+        let person =
+            v1::Person { name: "Budi".to_owned(), number: "6281200000002".to_owned(), lid: "1@lid".to_owned() };
+        let group = v1::SandboxGroup {
+            id: "1203@g.us".to_owned(),
+            subject: "Keluarga".to_owned(),
+            members: vec!["6281200000002".to_owned()],
+        };
+        let answer = v1::PeopleResponse { people: vec![person], groups: vec![group] };
+        let json = serde_json::to_string(&People::from(answer)).unwrap();
+        assert_eq!(
+            json,
+            r#"{"people":[{"name":"Budi","number":"6281200000002","lid":"1@lid"}],"groups":[{"id":"1203@g.us","subject":"Keluarga","members":["6281200000002"]}]}"#
+        );
+    }
+
+    #[test]
+    fn an_inbox() {
+        let message = v1::InboxMessage {
+            id: "3EB0".to_owned(),
+            chat: "6281@c.us".to_owned(),
+            from: "6281@c.us".to_owned(),
+            kind: "image".to_owned(),
+            caption: Some("Halo".to_owned()),
+            media: Some(r#"{"mimetype":"image/png"}"#.to_owned()),
+            ts: 7,
+            copies: 1,
+            receipts: vec!["delivered".to_owned(), "read".to_owned()],
+            ..v1::InboxMessage::default()
+        };
+        insta::assert_json_snapshot!(Inbox::from(v1::InboxResponse { messages: vec![message] }), @r#"
+        {
+          "messages": [
+            {
+              "id": "3EB0",
+              "chat": "6281@c.us",
+              "from": "6281@c.us",
+              "kind": "image",
+              "text": null,
+              "caption": "Halo",
+              "media": {
+                "mimetype": "image/png"
+              },
+              "quoted": null,
+              "ts": 7,
+              "copies": 1,
+              "receipts": [
+                "delivered",
+                "read"
+              ]
+            }
+          ]
+        }
+        "#);
+    }
+
+    #[test]
+    fn faults_name_their_target() {
+        let active = vec!["ack-delay 200".to_owned(), "drop-receipts for 628".to_owned()];
+        let json = serde_json::to_string(&Faults::from(v1::FaultResponse { active })).unwrap();
+        assert_eq!(
+            json,
+            r#"{"success":true,"faults":[{"fault":"ack-delay 200","target":"all"},{"fault":"drop-receipts","target":"628"}]}"#
+        );
+    }
+}
