@@ -20,6 +20,7 @@ pub mod session;
 pub mod queue;
 
 pub mod api;
+pub mod grpc;
 pub mod http;
 
 pub mod dispatch;

@@ -173,7 +173,8 @@ pub struct QrView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusView {
-    /// The link to WhatsApp.
+    /// The link to WhatsApp; its fields stand beside the others.
+    #[serde(flatten)]
     pub session: SessionView,
     /// The queue.
     pub queue: QueueSummary,
