@@ -9,3 +9,12 @@ pub mod world;
 pub use http::Api;
 pub use process::{Binary, Running};
 pub use world::{BUDI, OWN_PHONE, Options, SITI, World, until};
+
+/// Opens the store of a daemon that does not run.
+///
+/// # Errors
+/// As the daemon's own start would say.
+pub fn open_store(data_dir: &std::path::Path) -> anyhow::Result<waya_daemon::store::sled::Opened> {
+    let options = waya_daemon::store::sled::OpenOptions::new(data_dir.join("store"));
+    Ok(waya_daemon::store::sled::open(options)?)
+}

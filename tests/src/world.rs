@@ -257,7 +257,9 @@ pub async fn until<T, F: Future<Output = Result<T>>>(what: &str, mut check: impl
     loop {
         match check().await {
             Ok(value) => return Ok(value),
-            Err(error) if start.elapsed() > PATIENCE => return Err(error.context(format!("waited too long until {what}"))),
+            Err(error) if start.elapsed() > PATIENCE => {
+                return Err(error.context(format!("waited too long until {what}")));
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use waya_tests::{Binary, BUDI, Running, World, world};
+use waya_tests::{BUDI, Binary, Running, World, world};
 
 /// The daemon alone, on an address where no WhatsApp answers: nothing here needs one.
 fn alone(root: &Path) -> Command {

@@ -78,7 +78,10 @@ async fn a_group_gets_it_once_each() -> Result<()> {
     for member in &members {
         until("every member has it", || async {
             let inbox = world.inbox(member).await?;
-            ensure!(inbox.len() == 1 && inbox[0]["text"] == "Halo semua" && inbox[0]["chat"] == group.as_str(), "{inbox:?}");
+            ensure!(
+                inbox.len() == 1 && inbox[0]["text"] == "Halo semua" && inbox[0]["chat"] == group.as_str(),
+                "{inbox:?}"
+            );
             Ok(())
         })
         .await?;

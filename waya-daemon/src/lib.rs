@@ -19,13 +19,17 @@ pub mod session;
 
 pub mod queue;
 
+pub mod dispatch;
+
 pub mod api;
 pub mod grpc;
 pub mod http;
-
-pub mod dispatch;
 
 pub mod args;
 pub mod config;
 pub mod data_dir;
 pub mod logging;
+
+mod account;
+pub mod daemon;
+pub mod process;

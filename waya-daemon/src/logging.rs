@@ -2,7 +2,7 @@
 //!
 //! Our own types mask themselves; this also covers what the libraries write, and can be turned off by nobody.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -16,7 +16,8 @@ const LONG_NUMBER: usize = 8;
 pub fn start(config: &Config) {
     // The client library tells each stanza at debug; its warnings are ours to show.
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked);
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked).with_ansi(colours);
     let _ = match config.log_format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -23,7 +23,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("logging", &["config"]),
     ("data_dir", &[]),
     // The only wiring.
+    ("account", &["*"]),
     ("daemon", &["*"]),
+    ("process", &["config", "daemon", "logging"]),
     ("main", &["*"]),
     ("lib", &["*"]),
 ];

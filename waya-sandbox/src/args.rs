@@ -1,17 +1,20 @@
-//! The command line of `waya-sandbox`.
+//! The command line of `waya-sandbox`: the daemon's own flags and a few more, or `serve`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use waya_daemon::args::CommonArgs;
 use waya_sandbox::{DEFAULT_PEOPLE, SandboxConfig};
 
-/// A WhatsApp server emulator with simulated people. Nothing leaves this machine.
+/// The waya daemon, linked to a WhatsApp server emulator with simulated people. Nothing leaves this machine.
 #[derive(Debug, Parser)]
-#[command(name = "waya-sandbox", version, about)]
+#[command(name = "waya-sandbox", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -21,13 +24,31 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+pub struct DaemonArgs {
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Use the emulator of another process, by the address in its ready line
+    #[arg(long, value_name = "URL", conflicts_with_all = ["listen", "people", "pn_only"])]
+    pub connect: Option<String>,
+    #[command(flatten)]
+    pub world: WorldArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Loopback address for WebSocket and admin HTTP; port 0 picks a free one
-    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
-    pub listen: SocketAddr,
     /// Folder that keeps accounts, keys and inboxes; without it they end with the process
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub world: WorldArgs,
+}
+
+/// Emulator and people.
+#[derive(Debug, Args)]
+pub struct WorldArgs {
+    /// Loopback address for WebSocket and admin HTTP; port 0 picks a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
+    pub listen: SocketAddr,
     /// How many simulated people
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PEOPLE)]
     pub people: usize,
@@ -36,8 +57,9 @@ pub struct ServeArgs {
     pub pn_only: bool,
 }
 
-impl From<ServeArgs> for SandboxConfig {
-    fn from(args: ServeArgs) -> Self {
-        Self { listen: args.listen, data_dir: args.data_dir, people: args.people, pn_only: args.pn_only }
+impl WorldArgs {
+    /// The sandbox these flags ask for.
+    pub fn sandbox(&self, data_dir: Option<PathBuf>) -> SandboxConfig {
+        SandboxConfig { listen: self.listen, data_dir, people: self.people, pn_only: self.pn_only }
     }
 }

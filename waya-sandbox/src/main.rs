@@ -1,32 +1,22 @@
-//! The `waya-sandbox` binary: arguments, logging, runtime, exit code.
+//! The `waya-sandbox` binary: arguments, then one of its two ways to run, then the exit code.
 
 mod args;
 mod grpc;
+mod own;
 mod serve;
+mod with_daemon;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use waya_daemon::process;
 
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("WAYA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match cli.command {
-        Command::Serve(args) => runtime.block_on(serve::run(args.into())),
-    }
+    process::report(match cli.command {
+        Some(Command::Serve(args)) => serve::start(args),
+        None => with_daemon::run(cli.daemon),
+    })
 }

@@ -43,11 +43,17 @@ pub async fn scan_codes(session: Arc<dyn WhatsApp>, control: Arc<dyn SandboxCont
     }
 }
 
-/// Resolves when messages can leave for the first time.
-pub async fn connected(session: &Arc<dyn WhatsApp>) {
+/// Resolves once the daemon is connected, or something is in the way that does not pass by itself; with
+/// `offline_counts` also when the emulator cannot be reached.
+pub async fn settled(session: &Arc<dyn WhatsApp>, offline_counts: bool) {
     let mut link = session.link();
+    let settled = link.wait_for(|link| match &link.state {
+        LinkState::Unpaired | LinkState::Pairing { .. } | LinkState::Connecting => false,
+        LinkState::Offline { .. } => offline_counts,
+        _ => true,
+    });
     // Fails only when the session is gone; whoever waits here ends with it then.
-    let _ = link.wait_for(|link| link.state.is_connected()).await;
+    let _ = settled.await;
 }
 
 fn shown(link: &watch::Receiver<Link>) -> Option<String> {

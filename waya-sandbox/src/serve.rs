@@ -2,25 +2,31 @@
 
 use std::io::Write;
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use waya_daemon::process;
 use waya_sandbox::{Sandbox, SandboxConfig};
 
+use crate::args::ServeArgs;
+
 /// Serves until SIGTERM or SIGINT. Prints the ready line once everybody is linked and online.
-pub async fn run(config: SandboxConfig) -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut sandbox = tokio::select! {
-        sandbox = Sandbox::start(config) => sandbox?,
-        _ = terminated.recv() => return Ok(()),
-        _ = interrupted.recv() => return Ok(()),
-    };
+pub fn start(args: ServeArgs) -> Result<()> {
+    let filter = EnvFilter::try_from_env("WAYA_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = args.world.sandbox(args.data_dir);
+    process::runtime()?.block_on(run(config))
+}
+
+async fn run(config: SandboxConfig) -> Result<()> {
+    let shutdown = process::on_signal()?;
+    let started = shutdown.run_until_cancelled(Sandbox::start(config)).await;
+    let Some(sandbox) = started else { return Ok(()) };
+    let mut sandbox = sandbox?;
     ready(&sandbox).context("cannot print the ready line")?;
     tokio::select! {
         ended = sandbox.ended() => return Ok(ended?),
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+        () = shutdown.cancelled() => {}
     }
     Ok(sandbox.shutdown().await?)
 }

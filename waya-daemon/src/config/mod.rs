@@ -21,6 +21,22 @@ pub use values::{HttpAddress, LogFormat};
 use crate::args::CommonArgs;
 use crate::settings::Pin;
 
+/// The `WAYA_*` variables of this process.
+///
+/// # Errors
+/// One of them is not UTF-8.
+pub fn variables() -> Result<Vec<(String, String)>, ConfigError> {
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYA_"));
+    ours.map(|(name, value)| {
+        let name = name.to_string_lossy().into_owned();
+        match value.into_string() {
+            Ok(value) => Ok((name, value)),
+            Err(_) => Err(ConfigError::NotUnicode(name)),
+        }
+    })
+    .collect()
+}
+
 /// Everything the process is told from outside.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -1,0 +1,293 @@
+//! `kill -9` at fifty moments while five hundred messages go out: nothing is lost, nothing is doubled, no status lies.
+//!
+//! The daemon and the emulator are processes of their own, so that either can be killed alone. The emulator holds its
+//! acks for 200 ms, which makes "handed over, not acknowledged" a state that a kill hits on purpose; what was on its
+//! way at a kill is read from the dead daemon's own store.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use waya_daemon::model::Status;
+use waya_tests::{Api, Binary, Running};
+
+const MESSAGES: usize = 500;
+const KILLS: usize = 50;
+const KILLS_OF_THE_EMULATOR: usize = 5;
+const KILLS_BETWEEN_HAND_OVER_AND_ACK: usize = 20;
+const ACK_DELAY_MS: u64 = 200;
+const OWN_PHONE: &str = "6281200000001";
+/// All of it; a quiet machine needs about a minute and a half.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Where the daemon answers now; nowhere while it is dead.
+type Address = Arc<Mutex<Option<Api>>>;
+
+struct World {
+    root: PathBuf,
+    emulator_port: u16,
+    emulator: Option<Running>,
+    daemon: Option<Running>,
+    address: Address,
+    admin: Api,
+}
+
+impl World {
+    async fn start(root: &Path) -> Result<Self> {
+        let emulator_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let emulator = start_emulator(root, emulator_port)?;
+        let admin = Api::admin(&emulator.ready_text("admin")?)?;
+        let mut world = Self {
+            root: root.to_owned(),
+            emulator_port,
+            emulator: Some(emulator),
+            daemon: None,
+            address: Arc::default(),
+            admin,
+        };
+        world.start_daemon()?;
+        world.hold_acks().await?;
+        Ok(world)
+    }
+
+    fn start_daemon(&mut self) -> Result<()> {
+        let data = self.root.join("daemon");
+        let mut command = Binary::sandbox()?.command();
+        command
+            .arg("--connect")
+            .arg(format!("ws://127.0.0.1:{}/ws/chat", self.emulator_port))
+            .arg("--data-dir")
+            .arg(&data)
+            .arg("--socket")
+            .arg(self.root.join("s"))
+            .args(["--http", "127.0.0.1:0"])
+            .envs([
+                ("WAYA_QUEUE_DELAY", "0"),
+                ("WAYA_QUEUE_JITTER", "0"),
+                ("WAYA_LOG_FILTER", "info,waya_daemon=debug"),
+            ]);
+        let daemon = Running::start(command, &self.root.join("daemon.log"))?;
+        *self.address.lock().unwrap() = Some(Api::daemon(&daemon.ready_text("http")?, &data)?);
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    async fn hold_acks(&self) -> Result<()> {
+        let fault = json!({"kind": "ack-delay", "args": [ACK_DELAY_MS.to_string()], "target": OWN_PHONE});
+        let (status, answer) = self.admin.post("/fault", &fault).await?;
+        ensure!(status.is_success(), "the fault was refused: {answer}");
+        Ok(())
+    }
+
+    /// Messages that the emulator has taken and not acknowledged.
+    async fn in_flight(&self) -> Result<u64> {
+        let (_, stats) = self.admin.get("/stats").await?;
+        Ok(stats["senders"][OWN_PHONE]["in_flight"].as_u64().unwrap_or(0))
+    }
+
+    /// Kills the daemon; the WhatsApp ids of what was on its way, by its own store.
+    async fn kill_daemon(&mut self) -> Result<Vec<String>> {
+        *self.address.lock().unwrap() = None;
+        self.daemon.take().context("no daemon runs")?.kill()?;
+        sending(&self.root.join("daemon")).await
+    }
+
+    /// Kills the emulator and starts it again on its port; the WhatsApp ids of what was not finished then.
+    async fn kill_emulator(&mut self) -> Result<Vec<String>> {
+        self.emulator.take().context("no emulator runs")?.kill()?;
+        let api = self.address.lock().unwrap().clone().context("no daemon runs")?;
+        let mut unfinished = Vec::new();
+        for status in ["pending", "sending"] {
+            let (_, list) = api.get(&format!("/api/queue?status={status}&limit=1000")).await?;
+            unfinished.extend(whatsapp_ids(&list["messages"]));
+        }
+        self.emulator = Some(start_emulator(&self.root, self.emulator_port)?);
+        self.hold_acks().await?;
+        Ok(unfinished)
+    }
+}
+
+fn start_emulator(root: &Path, port: u16) -> Result<Running> {
+    let mut command = Binary::sandbox()?.command();
+    command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(root.join("emulator"));
+    Running::start(command, &root.join("emulator.log"))
+}
+
+fn whatsapp_ids(messages: &Value) -> Vec<String> {
+    let list = messages.as_array().into_iter().flatten();
+    list.filter_map(|message| message["whatsappId"].as_str().map(str::to_owned)).collect()
+}
+
+/// Opens the dead daemon's store as the daemon itself would.
+async fn sending(data_dir: &Path) -> Result<Vec<String>> {
+    let opened = waya_tests::open_store(data_dir)?;
+    let store = opened.store;
+    let mut ids = Vec::new();
+    for open in store.outbox.open().await?.into_iter().filter(|open| open.status == Status::Sending) {
+        let message = store.outbox.message(open.id).await?.context("an open message has no row")?;
+        ids.push(message.whatsapp_id.0);
+    }
+    opened.handle.close();
+    Ok(ids)
+}
+
+/// Posts every message until it is accepted, through all the deaths of the daemon; text → queue id.
+async fn produce(address: Address, people: Vec<String>) -> Result<BTreeMap<String, String>> {
+    let mut accepted = BTreeMap::new();
+    for n in 0..MESSAGES {
+        let text = format!("message {n}");
+        let body = json!({"number": people[n % people.len()], "message": text, "reference_id": format!("ref-{n}")});
+        let deadline = Instant::now() + PATIENCE;
+        let id = loop {
+            ensure!(Instant::now() < deadline, "message {n} was never accepted");
+            let api = address.lock().unwrap().clone();
+            let answer = match api {
+                Some(api) => {
+                    let request =
+                        api.request(Method::POST, "/api/send-message").header("Idempotency-Key", format!("key-{n}"));
+                    waya_tests::http::answer(request.json(&body)).await
+                }
+                None => Err(anyhow::anyhow!("dead")),
+            };
+            match answer {
+                Ok((StatusCode::ACCEPTED, answer)) => break answer["id"].as_str().context("no id")?.to_owned(),
+                Ok((status, answer)) => anyhow::bail!("{status}: {answer}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        accepted.insert(text, id);
+        // Spread over the run, so that every kill finds work.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    Ok(accepted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_doubled_through_fifty_kills() -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut world = World::start(root.path()).await?;
+    let (_, people) = world.admin.get("/people").await?;
+    let people: Vec<String> = people["people"]
+        .as_array()
+        .context("no people")?
+        .iter()
+        .filter_map(|p| p["number"].as_str().map(str::to_owned))
+        .collect();
+    let producer = tokio::spawn(produce(world.address.clone(), people.clone()));
+
+    let started = Instant::now();
+    let mut at_a_kill: HashMap<String, u64> = HashMap::new();
+    let (mut between, mut of_the_emulator) = (0, 0);
+    for kill in 0..KILLS {
+        ensure!(started.elapsed() < PATIENCE, "the kills took too long");
+        let emulator = kill % (KILLS / KILLS_OF_THE_EMULATOR) == 4;
+        // Most kills wait for the interesting state; every third comes at any moment, also while starting.
+        if kill % 3 == 2 && !emulator {
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
+        } else {
+            while world.in_flight().await? == 0 && !(producer.is_finished() && drained(&world).await) {
+                ensure!(
+                    started.elapsed() < PATIENCE,
+                    "nothing is ever in flight:\n{}",
+                    world.daemon.as_ref().unwrap().log_tail()
+                );
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;
+        }
+        let ids = if emulator {
+            of_the_emulator += 1;
+            world.kill_emulator().await?
+        } else {
+            let ids = world.kill_daemon().await?;
+            // The emulator has it, the ack is still held: exactly between hand-over and ack.
+            between += usize::from(!ids.is_empty() && world.in_flight().await? > 0);
+            world.start_daemon()?;
+            ids
+        };
+        for id in ids {
+            *at_a_kill.entry(id).or_default() += 1;
+        }
+    }
+    let accepted = producer.await??;
+    assert_eq!(accepted.len(), MESSAGES);
+    assert!(
+        between >= KILLS_BETWEEN_HAND_OVER_AND_ACK,
+        "only {between} kills fell between hand-over and ack (seed {seed})"
+    );
+    assert!(of_the_emulator >= KILLS_OF_THE_EMULATOR);
+    println!("{between} kills between hand-over and ack, {of_the_emulator} of the emulator, {:?}", started.elapsed());
+
+    verify(&world, &people, &accepted, &at_a_kill).await.with_context(|| format!("seed {seed}"))
+}
+
+async fn drained(world: &World) -> bool {
+    let api = world.address.lock().unwrap().clone();
+    match api {
+        Some(api) => {
+            api.get("/api/queue?limit=1").await.is_ok_and(|(_, queue)| queue["pending"] == 0 && queue["sending"] == 0)
+        }
+        None => false,
+    }
+}
+
+/// The end of it: every status, every inbox, every id.
+async fn verify(
+    world: &World,
+    people: &[String],
+    accepted: &BTreeMap<String, String>,
+    at_a_kill: &HashMap<String, u64>,
+) -> Result<()> {
+    let api = world.address.lock().unwrap().clone().context("no daemon runs")?;
+    let mut ids = HashMap::new();
+    for (text, id) in accepted {
+        let (_, message) = api.get(&format!("/api/message-status/{id}?wait=read&timeout=120")).await?;
+        ensure!(message["status"] == "sent" && message["ack"] == "read", "{text} ends as {message}");
+        ensure!(message["message"] == text.as_str(), "{id} is {message}");
+        ids.insert(text.clone(), message["whatsappId"].as_str().context("no WhatsApp id")?.to_owned());
+    }
+    let mut seen: BTreeMap<String, (String, u64)> = BTreeMap::new();
+    for person in people {
+        let (_, inbox) = world.admin.get(&format!("/inbox/{person}")).await?;
+        for row in inbox["messages"].as_array().context("no inbox")? {
+            let text = row["text"].as_str().unwrap_or_default().to_owned();
+            let id = row["id"].as_str().unwrap_or_default().to_owned();
+            let copies = row["copies"].as_u64().unwrap_or(0);
+            let before = seen.insert(text.clone(), (id, copies));
+            ensure!(before.is_none(), "{text} stands twice in an inbox: {before:?} and {row}");
+        }
+    }
+    for (text, id) in &ids {
+        let (arrived, copies) = seen.get(text).with_context(|| format!("{text} is in nobody's inbox"))?;
+        ensure!(arrived == id, "{text} arrived as {arrived} and is known as {id}");
+        let kills = at_a_kill.get(id).copied().unwrap_or(0);
+        ensure!(*copies <= 1 + kills, "{text} arrived {copies} times, with {kills} kills on its way");
+    }
+    ensure!(seen.len() == accepted.len(), "the inboxes hold {} texts, {} were accepted", seen.len(), accepted.len());
+
+    let (_, stats) = world.admin.get("/stats").await?;
+    let repeated = stats["senders"][OWN_PHONE]["repeated_ids"].as_object().context("no repeated ids in the stats")?;
+    for (id, times) in repeated {
+        let kills = at_a_kill.get(id).copied().unwrap_or(0);
+        ensure!(
+            times.as_u64().unwrap_or(0) <= 1 + kills,
+            "{id} was handed over {times} times, with {kills} kills on its way"
+        );
+    }
+    ensure!(!repeated.is_empty(), "no kill made a message go again: the interesting state was never hit");
+    ensure!(stats["senders"][OWN_PHONE]["distinct_ids"] == accepted.len(), "more ids than messages: {stats}");
+    println!("{} ids were handed over again, all of them on their way at a kill", repeated.len());
+    Ok(())
+}

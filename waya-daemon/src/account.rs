@@ -1,0 +1,102 @@
+//! One WhatsApp account: its store, settings, queue and session, built by one function.
+//!
+//! Nothing here is global, so that one process could hold several.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::Bus;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::daemon::Seams;
+use crate::data_dir::Kind;
+use crate::dispatch::{self, JournalInbox};
+use crate::queue::Queue;
+use crate::session::WhatsApp;
+use crate::session::whatsapp_rs::{self, SessionConfig};
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::store::sled::{self, OpenOptions};
+
+/// How long the connection may take to close.
+const SESSION_CLOSES_WITHIN: Duration = Duration::from_secs(3);
+
+/// Everything that belongs to one account.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) store: Store,
+    pub(crate) settings: Settings,
+    pub(crate) session: Arc<dyn WhatsApp>,
+    pub(crate) queue: Queue,
+    pub(crate) bus: Bus,
+    store_handle: sled::Handle,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Account {
+    /// Opens the account in `dir`; does not wait for the network.
+    pub(crate) async fn open(config: &Config, seams: &Seams, dir: &Path) -> Result<Self> {
+        let options = OpenOptions {
+            cache_capacity: config.store_cache,
+            free_space_watermark: config.store_min_free,
+            ..OpenOptions::new(dir.join("store"))
+        };
+        let opened =
+            tokio::task::spawn_blocking(move || sled::open(options)).await?.context("cannot open the store")?;
+        let (store, store_handle) = (opened.store, opened.handle);
+        let settings = Settings::load(Arc::clone(&store.values), config.pins.clone()).await?;
+        let bus = Bus::default();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+        let (told, events) = mpsc::unbounded_channel();
+        let inbox = Arc::new(JournalInbox(Arc::clone(&store.journal)));
+        let session = session_config(config, seams, dir, &settings);
+        let session = whatsapp_rs::open(session, inbox, told, Arc::clone(&seams.clock)).await?;
+        let clock: Arc<dyn Clock> = Arc::clone(&seams.clock);
+        let queue = Queue::start(
+            store.clone(),
+            Arc::clone(&session),
+            settings.watch(),
+            Arc::clone(&clock),
+            bus.clone(),
+            &tasks,
+            stop.clone(),
+        )
+        .await?;
+        // Not tracked: it ends with the session's last handle.
+        tokio::spawn(dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock));
+        Ok(Self { store, settings, session, queue, bus, store_handle, stop, tasks })
+    }
+
+    /// Lets what is on its way come to an end, closes the connection, and flushes.
+    pub(crate) async fn close(self) {
+        let Self { session, store_handle, stop, tasks, .. } = self;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        if tokio::time::timeout(SESSION_CLOSES_WITHIN, session.shutdown()).await.is_err() {
+            tracing::warn!("the connection to WhatsApp did not close in time");
+        }
+        if let Err(error) = tokio::task::spawn_blocking(move || store_handle.close()).await {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+fn session_config(config: &Config, seams: &Seams, dir: &Path, settings: &Settings) -> SessionConfig {
+    SessionConfig {
+        data_dir: dir.to_owned(),
+        url: seams.whatsapp_url.clone(),
+        version: config.whatsapp_version,
+        sandbox: seams.kind == Kind::Sandbox,
+        presence_online: settings.now().presence_online,
+        push_name: seams.push_name.clone(),
+    }
+}

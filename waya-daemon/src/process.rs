@@ -1,0 +1,86 @@
+//! What a process needs around a daemon: logs, the runtime, signals, the ready line, the exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Map, Value};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::daemon::{Daemon, Seams};
+use crate::logging;
+
+/// More threads than this only cost memory: the work is small and mostly waits.
+const MOST_WORKERS: usize = 4;
+
+/// What must be so before anything else runs: logs, and the one crypto provider.
+pub fn prepare(config: &Config) {
+    logging::start(config);
+    // A second call, from a test that runs several daemons, changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The runtime everything runs on.
+///
+/// # Errors
+/// When the system gives no threads.
+pub fn runtime() -> Result<Runtime> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(workers).enable_all().build().context("cannot start the runtime")
+}
+
+/// Builds a daemon, says that it is ready, and serves until the process is told to stop.
+///
+/// # Errors
+/// As [`Daemon::build`] and [`Daemon::run`].
+pub async fn serve(config: Config, seams: Seams) -> Result<()> {
+    let shutdown = on_signal()?;
+    let daemon = Daemon::build(config, seams).await?;
+    say_ready(daemon.ready_line())?;
+    daemon.run(shutdown).await
+}
+
+/// Prints the line that a program waits for.
+///
+/// # Errors
+/// When standard output is closed; then nobody can know, and the start is refused.
+pub fn say_ready(line: &Map<String, Value>) -> Result<()> {
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the ready line")
+}
+
+/// Cancelled by the first `SIGTERM` or `SIGINT`.
+///
+/// # Errors
+/// When the system takes no handler.
+pub fn on_signal() -> Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(token)
+}
+
+/// The end of a process: `error: …` on standard error when there was one.
+#[must_use]
+pub fn report(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
