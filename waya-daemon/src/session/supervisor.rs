@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::model::{LinkState, PairingMethod, Timestamp};
 
 /// How long a connection may take to close before it is dropped.
-const CLOSING_TAKES: Duration = Duration::from_secs(5);
+const CLOSING_TAKES: Duration = Duration::from_secs(6);
 /// The longest single sleep: wall time may be set, or the machine may have been asleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 

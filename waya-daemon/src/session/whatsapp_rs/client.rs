@@ -1,6 +1,6 @@
 //! Building the client library's client for one account.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
@@ -23,6 +23,8 @@ const DEVICE_NAME: &str = "Waya";
 const SENT_KEPT: Duration = Duration::from_hours(8 * 24);
 /// Changes of the keys are saved when they happen; this is for those that got lost on the way.
 const SAVED_AT_LEAST: Duration = Duration::from_mins(10);
+/// How often to ask which version is current.
+const VERSION_REFRESH: Duration = Duration::from_hours(24);
 /// One-time keys made at once against the emulator, where nobody needs hundreds.
 const SANDBOX_KEYS: usize = 60;
 
@@ -64,8 +66,23 @@ pub async fn build(context: &Arc<Context>) -> Result<Live, OpenError> {
     let client = builder.build().await.map_err(|error| refused(&error))?.into_client();
     let (sink, events) = Sink::new(Arc::clone(context), &client);
     tokio::spawn(pump::run(Arc::clone(context), Arc::downgrade(&client), events));
+    tokio::spawn(keep_version_fresh(Arc::clone(context), Arc::downgrade(&client)));
     let subscription = client.subscribe_handler(Arc::new(sink));
     Ok(Live { client, version, _events: subscription })
+}
+
+/// A version that was current at login may be refused a month later: the next connection claims the current one.
+async fn keep_version_fresh(context: Arc<Context>, client: Weak<Client>) {
+    while context.may_renew_version() {
+        tokio::time::sleep(VERSION_REFRESH).await;
+        match client.upgrade() {
+            Some(client) if client.is_connected() => {
+                context.renew_version().await;
+            }
+            Some(_) => {}
+            None => return,
+        }
+    }
 }
 
 /// As a browser, and with little history: its tokens and number pairs are wanted, its messages are not.

@@ -53,8 +53,9 @@ pub struct Context {
     pub pairing_by_code: AtomicBool,
     /// The code to type is of no use any more.
     pub code_is_stale: Notify,
-    /// Speaks to this machine only, so there is no newer version to ask for.
-    pub is_local: bool,
+    /// A newer version is being looked for.
+    pub is_seeking_version: AtomicBool,
+    is_local: bool,
     version: Mutex<Version>,
 }
 
@@ -74,6 +75,7 @@ impl Context {
             timers: Timers::load(&config.data_dir),
             pairing_by_code: AtomicBool::new(false),
             code_is_stale: Notify::new(),
+            is_seeking_version: AtomicBool::new(false),
             is_local: guard.is_loopback_only(),
             version: Mutex::new(version::DEFAULT),
             config,
@@ -107,9 +109,14 @@ impl Context {
         self.version.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// There is somebody to ask for a newer version, and nobody fixed it.
+    pub const fn may_renew_version(&self) -> bool {
+        !self.is_local && self.config.version.is_none()
+    }
+
     /// Asks WhatsApp for its current version; `true` when it is newer and will be claimed from now on.
     pub async fn renew_version(&self) -> bool {
-        if self.is_local || self.config.version.is_some() {
+        if !self.may_renew_version() {
             return false;
         }
         let newer = version::newer(&self.http, self.version()).await;

@@ -22,7 +22,7 @@ use crate::session::supervisor::Driver;
 /// How long the server may take to acknowledge that this device leaves.
 const SIGNING_OFF_TAKES: Duration = Duration::from_secs(10);
 /// How long the library may take to write down and close.
-const CLOSING_TAKES: Duration = Duration::from_secs(8);
+const CLOSING_TAKES: Duration = Duration::from_secs(4);
 /// How long a code to type is of use.
 const CODE_LASTS: Duration = Duration::from_secs(175);
 
@@ -168,9 +168,9 @@ impl Driver for WaDriver {
     async fn close(&self) {
         let live = self.live.lock().await.take();
         let Some(live) = live else { return };
-        shut_down(&live).await;
         self.me();
         self.set_current(None);
+        shut_down(&live).await;
     }
 
     async fn sign_off(&self) {

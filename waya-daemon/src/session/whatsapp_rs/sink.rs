@@ -18,8 +18,6 @@ use crate::session::state::Input;
 
 /// How long to look for a newer version before trying again.
 const VERSION_RETRY: Duration = Duration::from_hours(1);
-/// While connected, how often to ask which version is current.
-const VERSION_REFRESH: Duration = Duration::from_hours(24);
 
 /// The kinds that are used; the library does not even make the others.
 const KINDS: [EventKind; 25] = [
@@ -91,10 +89,7 @@ impl Sink {
         self.context.progress.logged_in();
         self.input(Input::LoggedIn);
         let (context, client) = (Arc::clone(&self.context), self.client.clone());
-        tokio::spawn(async move {
-            hush(&context, &client).await;
-            refresh_version_while_connected(&context, &client).await;
-        });
+        tokio::spawn(async move { hush(&context, &client).await });
     }
 
     /// The library says "available" each time the account's name comes; this waits for that and takes it back.
@@ -112,20 +107,20 @@ impl Sink {
 
     fn outdated(&self) {
         self.input(Input::Outdated);
-        let context = Arc::downgrade(&self.context);
-        let client = self.client.clone();
+        let (context, client) = (Arc::clone(&self.context), self.client.clone());
+        if context.is_seeking_version.swap(true, Ordering::Relaxed) {
+            return;
+        }
         tokio::spawn(async move {
-            // The client is let go of as soon as anybody tries again.
-            while let (Some(context), Some(_)) = (context.upgrade(), client.upgrade()) {
-                if context.is_local || context.config.version.is_some() {
-                    return;
-                }
+            // The client is let go of when the session ends.
+            while client.strong_count() > 0 && context.may_renew_version() {
                 if context.renew_version().await {
-                    return context.input(Input::VersionRenewed);
+                    context.input(Input::VersionRenewed);
+                    break;
                 }
-                drop(context);
                 tokio::time::sleep(VERSION_RETRY).await;
             }
+            context.is_seeking_version.store(false, Ordering::Relaxed);
         });
     }
 
@@ -187,14 +182,6 @@ async fn hush(context: &Context, client: &Weak<Client>) {
         && let Err(error) = client.presence().set_unavailable().await
     {
         tracing::debug!(%error, "presence could not be set to unavailable");
-    }
-}
-
-/// A version that was current at login may be refused a month later: the next client claims the current one.
-async fn refresh_version_while_connected(context: &Context, client: &Weak<Client>) {
-    while !context.is_local && client.upgrade().is_some_and(|client| client.is_connected()) {
-        context.renew_version().await;
-        tokio::time::sleep(VERSION_REFRESH).await;
     }
 }
 
