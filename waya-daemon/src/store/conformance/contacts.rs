@@ -45,6 +45,14 @@ pub async fn a_new_lid_replaces_the_old_one(store: &Store) {
     assert_eq!(store.contacts.by_lid("999").await, Ok(None));
 }
 
+pub async fn a_merge_leaves_no_old_lid_behind(store: &Store) {
+    let rows = [contact(None, Some("333"), Some("Budi")), contact(Some("62812"), Some("222"), None)];
+    learn(store, rows).await;
+    learn(store, [contact(Some("62812"), Some("333"), None)]).await;
+    assert_eq!(store.contacts.by_lid("222").await, Ok(None));
+    assert_eq!(store.contacts.by_lid("333").await, Ok(Some(contact(Some("62812"), Some("333"), Some("Budi")))));
+}
+
 pub async fn the_later_word_on_registration_wins(store: &Store) {
     let said = |yes, seconds| Contact { registered: Some((yes, at(seconds))), ..contact(Some("62812"), None, None) };
     learn(store, [said(true, 10), said(false, 5)]).await;

@@ -1,7 +1,7 @@
 //! What every engine must do, as a suite of async functions over a fresh [`Store`].
 //!
 //! An engine runs the whole suite with [`conformance_suite!`](crate::conformance_suite), which makes a test of each
-//! function.
+//! function, and compares itself with [`model::Model`] under random operations.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,10 @@
 
 pub mod contacts;
 pub mod journal;
+pub mod model;
 pub mod outbox;
+#[cfg(test)]
+pub mod random;
 pub mod retention;
 pub mod values;
 
@@ -40,6 +43,7 @@ macro_rules! conformance_suite {
             retention: what_is_young_or_among_the_newest_stays, forgotten_requests_go, old_events_go_and_cursors_go_on,
                 what_was_pruned_leaves_nothing_behind;
             contacts: nobody_is_nobody, phone_and_lid_become_one, two_rows_become_one, a_new_lid_replaces_the_old_one,
+                a_merge_leaves_no_old_lid_behind,
                 the_later_word_on_registration_wins;
             values: values_are_set_replaced_and_removed, namespaces_are_apart, a_long_value_comes_back;
         );

@@ -109,15 +109,24 @@ impl Bodies {
 
     /// Unlinks a body that no record names, unless somebody is about to name it.
     pub fn forget(&self, hash: BodyHash) {
-        // Held while unlinking: who pins later finds the file gone and writes it again.
+        self.forget_unless(hash, || false);
+    }
+
+    /// As [`Self::forget`], unless `named` says, at the last moment, that a record names it; whether it went.
+    pub fn forget_unless(&self, hash: BodyHash, named: impl FnOnce() -> bool) -> bool {
+        // Held while unlinking: who pins later finds the file gone and writes it again, and who pinned before has
+        // either committed, which `named` sees, or is still there.
         let pins = self.pins();
-        if pins.contains_key(&hash) {
-            return;
+        if pins.contains_key(&hash) || named() {
+            return false;
         }
         match fs::remove_file(self.path(hash)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, "cannot remove the file of a text that nothing names"),
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove the file of a text that nothing names");
+                false
+            }
         }
     }
 

@@ -61,7 +61,12 @@ impl Rows {
 
 /// Reads a contact's record.
 pub fn read(key: &[u8], record: &[u8]) -> Result<Contact, Bad> {
-    let record = ContactRecord::decode(codec::unseal_inline(key, record)?).map_err(|_| Bad::Content)?;
+    decode(codec::unseal_inline(key, record)?)
+}
+
+/// Reads the payload of a contact's record.
+pub fn decode(payload: &[u8]) -> Result<Contact, Bad> {
+    let record = ContactRecord::decode(payload).map_err(|_| Bad::Content)?;
     let registered = record.registered_at.map(|at| (record.registered, Timestamp::from_millis(at)));
     Ok(Contact { phone: record.phone, lid: record.lid, push_name: record.push_name, registered })
 }
@@ -85,32 +90,26 @@ fn learn(group: &mut Group<'_>, learnt: Contact) -> Result<(), StoreError> {
     }
     let of_phone = row_of(group, Tree::ContactPhones, learnt.phone.as_deref())?;
     let of_lid = row_of(group, Tree::ContactLids, learnt.lid.as_deref())?;
-    let (key, there) = match (of_phone, of_lid) {
+    let (key, there, known) = match (of_phone, of_lid) {
         (Some((key, contact)), Some((other, more))) if key != other => {
             forget(group, &other, &more)?;
-            (key, Some(merged(contact, more)))
+            (key, contact.clone(), merged(contact, more))
         }
-        (Some((key, contact)), _) | (None, Some((key, contact))) => (key, Some(contact)),
+        (Some((key, contact)), _) | (None, Some((key, contact))) => (key, contact.clone(), contact),
         (None, None) => {
             group.counters.last_contact += 1;
-            (number_key(group.counters.last_contact), None)
+            (number_key(group.counters.last_contact), Contact::default(), Contact::default())
         }
     };
-    let contact = match there.clone() {
-        None => learnt,
-        Some(known) => merged(known, learnt),
-    };
-    if there.as_ref() == Some(&contact) && group.get(Tree::Contacts, &key)?.as_ref() == Some(&write(&key, &contact)) {
-        return Ok(());
-    }
+    let contact = merged(known, learnt);
     let row = write(&key, &contact);
     match group.get(Tree::Contacts, &key)? {
-        None => group.insert(Tree::Contacts, key.clone(), row)?,
+        Some(same) if same == row => return Ok(()),
         Some(_) => group.update(Tree::Contacts, key.clone(), row)?,
+        None => group.insert(Tree::Contacts, key.clone(), row)?,
     }
-    let old = there.unwrap_or_default();
-    point(group, Tree::ContactPhones, old.phone.as_deref(), contact.phone.as_deref(), &key)?;
-    point(group, Tree::ContactLids, old.lid.as_deref(), contact.lid.as_deref(), &key)
+    point(group, Tree::ContactPhones, there.phone.as_deref(), contact.phone.as_deref(), &key)?;
+    point(group, Tree::ContactLids, there.lid.as_deref(), contact.lid.as_deref(), &key)
 }
 
 /// What both know; the later word wins.

@@ -20,6 +20,7 @@ mod events;
 mod group;
 mod incoming;
 mod journal;
+mod keeper;
 mod migrations;
 mod options;
 mod outbox;
@@ -28,7 +29,9 @@ mod quarantine;
 mod rebuild;
 mod records;
 mod recovery;
+mod restore;
 mod rows;
+mod scrub;
 mod shared;
 mod snapshot;
 mod space;
@@ -39,20 +42,24 @@ mod values;
 mod witness;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use self::bodies::Bodies;
 use self::committer::{Committer, Request};
+use self::keeper::Keeper;
 use self::recovery::Place;
 use self::rows::Rows;
 use self::shared::Shared;
 use self::space::Space;
 use self::witness::Witness;
-use super::Store;
+use super::{Store, StoreError};
 
-pub use self::options::{Durability, OpenError, OpenOptions};
+pub use self::options::{Durability, OpenError, OpenOptions, Snapshots};
+pub use self::restore::{Repaired, repair};
+pub use self::scrub::Scrubbed;
+pub use self::snapshot::SnapshotError;
 
 /// An open store.
 #[derive(Debug)]
@@ -69,6 +76,9 @@ pub struct Handle {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
     committer: Option<JoinHandle<()>>,
+    snapshots: (PathBuf, usize),
+    stop_keeper: Option<mpsc::Sender<()>>,
+    keeper: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -83,7 +93,27 @@ impl Handle {
         *self.shared.counters().rows_of(trees::Tree::Quarantine)
     }
 
+    /// Looks at every record now and sets aside what cannot be read. Blocks; the store goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the records cannot all be read now.
+    pub fn scrub(&self) -> Result<Scrubbed, StoreError> {
+        scrub::run(&self.shared, &mut || true)
+    }
+
+    /// Makes a copy of the whole store now; where it lies. Blocks; the store goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] says why there is none.
+    pub fn snapshot(&self) -> Result<PathBuf, SnapshotError> {
+        snapshot::write(&self.shared, &self.snapshots.0, self.snapshots.1, &mut || true)
+    }
+
     fn stop(&mut self) {
+        drop(self.stop_keeper.take());
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
         let _ = self.requests.send(Request::Close);
         if let Some(committer) = self.committer.take() {
             let _ = committer.join();
@@ -109,6 +139,7 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
     let dir = options.dir.clone();
     fs::create_dir_all(&dir).map_err(io(&dir))?;
     let place = Place::new(&options);
+    let (database, snapshots) = (place.database().join("db"), dir.join("snapshots"));
     let witness_path = dir.join("witness");
     let witness = Witness::open(&witness_path).map_err(io(&witness_path))?;
     let (engine, counters) = recovery::open(&place, &witness)?;
@@ -119,8 +150,19 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
     let shared = Arc::new(Shared::new(bodies, Space::new(dir.clone(), options.free_space_watermark), requests.clone()));
     shared.opened(engine, counters);
     let committer = Committer::new(Arc::clone(&shared), receiver, place, witness, counters);
-    let thread = std::thread::Builder::new().name("store-commit".to_owned());
-    let committer = thread.spawn(move || committer.run()).map_err(io(&dir))?;
-    let handle = Handle { shared: Arc::clone(&shared), requests, committer: Some(committer) };
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let committer = thread("store-commit").spawn(move || committer.run()).map_err(io(&dir))?;
+    let mut handle = Handle {
+        shared: Arc::clone(&shared),
+        requests,
+        committer: Some(committer),
+        snapshots: (snapshots.clone(), options.snapshots.keep),
+        stop_keeper: None,
+        keeper: None,
+    };
+    let (stop_keeper, stop) = mpsc::channel();
+    let keeper = Keeper { shared: Arc::clone(&shared), database, snapshots, settings: options.snapshots, stop };
+    handle.keeper = Some(thread("store-keeper").spawn(move || keeper.run()).map_err(io(&dir))?);
+    handle.stop_keeper = Some(stop_keeper);
     Ok(Opened { store: Rows::store(&shared), handle })
 }

@@ -1,6 +1,7 @@
 //! How a store is opened, and why it may not open.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
@@ -11,6 +12,8 @@ pub struct OpenOptions {
     pub cache_capacity: u64,
     /// New messages are refused while fewer bytes are free on the file system.
     pub free_space_watermark: u64,
+    /// When copies of the whole store are made by themselves.
+    pub snapshots: Snapshots,
     /// Whether commits are fsynced.
     #[doc(hidden)]
     pub durability: Durability,
@@ -24,9 +27,19 @@ impl OpenOptions {
             dir: dir.into(),
             cache_capacity: 16 * 1024 * 1024,
             free_space_watermark: 64 * 1024 * 1024,
+            snapshots: Snapshots { every: Duration::from_secs(24 * 3600), keep: 3 },
             durability: Durability::Full,
         }
     }
+}
+
+/// When copies of the whole store are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshots {
+    /// When the newest is so much older than the store. The first one is made soon after the first start.
+    pub every: Duration,
+    /// How many are kept; at least one.
+    pub keep: usize,
 }
 
 /// Whether a commit is on disk when it is answered.

@@ -1,6 +1,6 @@
 //! Opening: schema, witness and counts are checked, and indexes that disagree with the records are built again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::counters::Counters;
 use super::engine::{Broken, Engine};
@@ -27,11 +27,6 @@ impl Place {
     /// sled's folder.
     pub fn database(&self) -> PathBuf {
         self.dir.join("db")
-    }
-
-    /// The store's folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 }
 

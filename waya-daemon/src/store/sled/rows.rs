@@ -80,7 +80,8 @@ impl Shared {
         }
     }
 
-    fn body(&self, hash: BodyHash, tree: Tree, key: &[u8], record: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// The content of a body file that a record names. Blocks.
+    pub fn body(&self, hash: BodyHash, tree: Tree, key: &[u8], record: &[u8]) -> Result<Vec<u8>, StoreError> {
         self.bodies.read(hash).map_err(|error| match error {
             BodyError::Io(error) => StoreError::Unavailable(error.to_string()),
             BodyError::Missing | BodyError::Changed => self.set_aside(tree, key, record, &error),

@@ -2,6 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod damage;
+mod groups;
+mod random;
+mod reopen;
+
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::{Handle, OpenOptions, Opened, open};
@@ -14,8 +21,18 @@ fn fresh() -> (Store, (Handle, TempDir)) {
     (store, (handle, dir))
 }
 
-fn options(dir: &std::path::Path) -> OpenOptions {
+fn options(dir: &Path) -> OpenOptions {
     OpenOptions { free_space_watermark: 0, ..OpenOptions::new(dir.join("store")) }
+}
+
+/// Waits until a condition holds, and fails after a long while.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !condition().await {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), waited).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 mod conformance {
