@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{fresh, options, until};
 use crate::model::{Change, Incoming, NewMessage};
 use crate::store::conformance::{at, enqueued, incoming, message};
-use crate::store::sled::{Opened, open};
+use crate::store::sled::open;
 use crate::store::{Batch, Enqueued, StoreError};
 
 /// One bad operation among many at once: it alone fails.
