@@ -31,6 +31,12 @@ impl Bus {
         let _ = self.0.send(event);
     }
 
+    /// Whether anybody listens, for those to whom telling costs something.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
     /// From now on; a slow listener misses events and is told how many.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<BusEvent> {

@@ -1,8 +1,8 @@
 //! One closed match on what the session tells.
 //!
 //! Incoming messages go to the journal and are on disk when the session is told so; acks and receipts go to the queue,
-//! link states to the journal and the views, what was learnt of people to the address book. It decides nothing, and a
-//! slow store never keeps an ack waiting: the queue takes those into its own line at once.
+//! link states to the views and the journal, what was learnt of people to the address book. It decides nothing. What
+//! is to be written goes through a line of its own, so that a slow store never keeps an ack waiting.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
-use crate::model::{EventBody, Incoming, LinkState};
+use crate::model::{EventBody, Incoming, LinkState, Timestamp};
 use crate::queue::Queue;
 use crate::session::{Inbox, WaEvent};
-use crate::store::{Contact, Journal, Store};
+use crate::store::{Contact, Journal, Store, StoreError};
 
 /// So many events are taken at once, so that what belongs together costs one commit.
 const AT_ONCE: usize = 256;
@@ -31,7 +31,14 @@ impl Inbox for JournalInbox {
     }
 }
 
-/// Passes on what the session tells, until it tells no more.
+/// What is to be written.
+#[derive(Debug)]
+enum Note {
+    Link(LinkState, Timestamp),
+    Person(Contact),
+}
+
+/// Passes on what the session tells, until it tells no more and all of it is written.
 pub async fn run(
     mut events: mpsc::UnboundedReceiver<WaEvent>,
     queue: Queue,
@@ -39,21 +46,39 @@ pub async fn run(
     bus: Bus,
     clock: Arc<dyn Clock>,
 ) {
-    let mut batch = Vec::with_capacity(AT_ONCE);
-    while events.recv_many(&mut batch, AT_ONCE).await > 0 {
-        let (mut people, mut links) = (Vec::new(), Vec::new());
-        for event in batch.drain(..) {
+    let (notes, noted) = mpsc::unbounded_channel();
+    let pass_on = async move {
+        // Dropped at the end, so that the writing ends too.
+        let notes = notes;
+        let note = |note| drop(notes.send(note));
+        while let Some(event) = events.recv().await {
             match event {
                 WaEvent::ServerAck { id, refused } => queue.on_server_ack(id, refused),
                 WaEvent::Receipt { ids, kind, at, .. } => queue.on_receipt(ids, kind, at),
                 WaEvent::Person { phone, lid, push_name } => {
-                    people.push(Contact { phone, lid, push_name, registered: None });
+                    note(Note::Person(Contact { phone, lid, push_name, registered: None }));
                 }
-                WaEvent::Link(state) => links.push(state),
+                WaEvent::Link(state) => {
+                    tracing::info!(state = state.name(), "link");
+                    note(Note::Link(state.clone(), clock.now()));
+                    bus.publish(BusEvent::Link(state));
+                }
             }
         }
-        for state in links {
-            note_link(&store, &bus, &*clock, state).await;
+    };
+    tokio::join!(pass_on, write_down(noted, &store));
+}
+
+async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
+    let mut batch = Vec::with_capacity(AT_ONCE);
+    let mut last = None;
+    while noted.recv_many(&mut batch, AT_ONCE).await > 0 {
+        let mut people = Vec::new();
+        for note in batch.drain(..) {
+            match note {
+                Note::Person(contact) => people.push(contact),
+                Note::Link(state, at) => journal_link(store, state, at, &mut last).await,
+            }
         }
         if !people.is_empty()
             && let Err(error) = store.contacts.learn(people).await
@@ -64,15 +89,23 @@ pub async fn run(
     }
 }
 
-async fn note_link(store: &Store, bus: &Bus, clock: &dyn Clock, state: LinkState) {
-    tracing::info!(state = state.name(), "link");
-    // A QR code is good for seconds and for whoever sees it: views show it, the journal does not keep it.
-    let journalled = match &state {
+/// Journals a change of the link, once the store can.
+async fn journal_link(store: &Store, state: LinkState, at: Timestamp, last: &mut Option<LinkState>) {
+    let state = match state {
+        // A QR code is good for seconds and for whoever sees it: views show it, the journal does not keep it.
         LinkState::Pairing { .. } => LinkState::Pairing { qr: None, code: None, expires_at: None },
-        other => other.clone(),
+        other => other,
     };
-    bus.publish(BusEvent::Link(state));
-    if let Err(error) = store.journal.append(EventBody::Link(journalled), clock.now()).await {
-        tracing::warn!(%error, "a change of the link is not in the journal");
+    if last.as_ref() == Some(&state) {
+        return;
     }
+    while let Err(error) = store.journal.append(EventBody::Link(state.clone()), at).await {
+        if matches!(error, StoreError::Damaged(_)) {
+            tracing::error!(%error, "a change of the link is not in the journal");
+            break;
+        }
+        tracing::debug!(%error, "a change of the link waits for the journal");
+        store.come_back().await;
+    }
+    *last = Some(state);
 }

@@ -1,48 +1,50 @@
-//! One message's way out: claim the row, check the number, hand over; and every settling of a row.
+//! One message's way out: claim the row, check the number, hand over.
 //!
 //! Runs as a task of its own a message, so that one slow exchange holds nobody else. It tells the worker what
-//! happened and decides nothing. A store that does not answer is waited for, never skipped.
+//! happened and decides nothing.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
+use super::ledger::Ledger;
 use super::policy::Attempt;
 use super::worker::Input;
-use crate::bus::{Bus, BusEvent};
-use crate::clock::Clock;
-use crate::model::{Change, Message, MessageId, WhatsAppId};
+use crate::model::{Change, Message, MessageId, Status};
 use crate::session::{Outgoing, SendError, WhatsApp};
-use crate::store::{Changed, Contact, Store, StoreHealth};
+use crate::store::{Changed, Contact};
 
 /// How long it is believed that a number is, or is not, on WhatsApp.
-const REGISTRATION_HOLDS: Duration = Duration::from_secs(24 * 60 * 60);
-/// A failing store is asked again this often at least.
-const STORE_POLL: Duration = Duration::from_secs(1);
+const REGISTRATION_HOLDS: Duration = Duration::from_hours(24);
+/// Longer than the session takes for any answer: whatever hangs beyond that must not hold the queue.
+const HAND_OVER_AT_MOST: Duration = Duration::from_secs(60);
 
 /// What a courier needs; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Courier {
-    pub(super) store: Store,
+    pub(super) ledger: Ledger,
     pub(super) session: Arc<dyn WhatsApp>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) bus: Bus,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
 }
 
 impl Courier {
-    /// Takes one message out, as far as the hand-over.
-    pub(super) async fn carry(self, id: MessageId) {
+    /// Takes one message out, as far as the hand-over. With `ask_again`, what is remembered of its number is not
+    /// believed.
+    pub(super) async fn carry(self, id: MessageId, ask_again: bool) {
         let Some(message) = self.claim(id).await else {
-            self.tell(Input::Gone(id));
+            self.tell(Input::NotClaimed(id));
             return;
         };
         // Told before the hand-over, so that no ack can come for an id the worker does not know.
         self.tell(Input::Claimed(id, message.whatsapp_id.clone(), message.attempts));
-        let outcome = match self.check_number(&message).await {
-            Ok(()) => self.hand_over(message).await,
-            Err(attempt) => Err(attempt),
+        let way = AssertUnwindSafe(self.deliver(message, ask_again)).catch_unwind();
+        let outcome = match tokio::time::timeout(HAND_OVER_AT_MOST, way).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_panic)) => Err(Attempt::Transient("an internal error while it was handed over".to_owned())),
+            Err(_) => Err(Attempt::Transient("the hand-over to WhatsApp took too long".to_owned())),
         };
         self.tell(match outcome {
             Ok(()) => Input::HandedOver(id),
@@ -50,26 +52,34 @@ impl Courier {
         });
     }
 
-    async fn claim(&self, id: MessageId) -> Option<Box<Message>> {
-        match self.change(id, Change::Claim).await {
-            Changed::Yes(message) => Some(message),
+    async fn claim(&self, id: MessageId) -> Option<Message> {
+        let changed = self.ledger.change(id, Change::Claim, self.ledger.clock.now()).await;
+        self.ledger.announce(&changed);
+        match changed {
+            Changed::Yes(message) => Some(*message),
+            // A claim that the store carried out without being able to say so.
+            Changed::Refused(refusal) if refusal.status == Status::Sending => {
+                self.ledger.message(id).await.filter(|message| message.status == Status::Sending)
+            }
             // Cancelled meanwhile, or settled by a late receipt.
             Changed::Already(_) | Changed::Refused(_) | Changed::Unknown => None,
         }
     }
 
-    async fn hand_over(&self, message: Box<Message>) -> Result<(), Attempt> {
-        let Message { whatsapp_id, chat, text, .. } = *message;
+    async fn deliver(&self, message: Message, ask_again: bool) -> Result<(), Attempt> {
+        self.check_number(&message, ask_again).await?;
+        let Message { whatsapp_id, chat, text, .. } = message;
         self.session.send(Outgoing { whatsapp_id, chat, text }).await.map_err(attempt)
     }
 
     /// Before the first message to a number in a day: whether it is on WhatsApp at all.
-    async fn check_number(&self, message: &Message) -> Result<(), Attempt> {
+    async fn check_number(&self, message: &Message, ask_again: bool) -> Result<(), Attempt> {
         let Some(phone) = message.chat.phone_number() else { return Ok(()) };
-        let now = self.clock.now();
+        let now = self.ledger.clock.now();
         // A store in trouble costs a question more, no message.
-        let known = self.store.contacts.by_phone(phone).await.ok().flatten().and_then(|contact| contact.registered);
-        let registered = match known.filter(|(_, at)| now.since(*at) < REGISTRATION_HOLDS) {
+        let known = self.ledger.store.contacts.by_phone(phone).await.ok().flatten();
+        let known = known.and_then(|contact| contact.registered);
+        let registered = match known.filter(|(_, at)| !ask_again && now.since(*at) < REGISTRATION_HOLDS) {
             Some((registered, _)) => registered,
             None => self.ask(phone).await?,
         };
@@ -77,67 +87,23 @@ impl Courier {
     }
 
     async fn ask(&self, phone: &str) -> Result<bool, Attempt> {
-        let answer = self.session.registered(&[phone.to_owned()]).await.map_err(attempt)?;
-        let registered = answer.first().copied().unwrap_or(false);
+        let answer = self.session.registered(&[phone.to_owned()]).await.map_err(before_the_hand_over)?;
+        let Some(registered) = answer.first().copied() else {
+            return Err(Attempt::Unreached("WhatsApp did not say whether the number is on it".to_owned()));
+        };
         let contact = Contact {
             phone: Some(phone.to_owned()),
-            registered: Some((registered, self.clock.now())),
+            registered: Some((registered, self.ledger.clock.now())),
             ..Contact::default()
         };
-        if let Err(error) = self.store.contacts.learn(vec![contact]).await {
-            tracing::warn!(%error, "cannot remember whether a number is on WhatsApp");
-        }
+        let contacts = Arc::clone(&self.ledger.store.contacts);
+        // The message need not wait until that is on disk.
+        tokio::spawn(async move {
+            if let Err(error) = contacts.learn(vec![contact]).await {
+                tracing::warn!(%error, "cannot remember whether a number is on WhatsApp");
+            }
+        });
         Ok(registered)
-    }
-
-    /// Settles a row and tells the worker how it stands.
-    pub(super) async fn settle(self, id: MessageId, change: Change) {
-        let retry_at = if let Change::Retry { at, .. } = &change { Some(*at) } else { None };
-        let changed = self.change(id, change).await;
-        self.tell(Input::Settled(id, Box::new(changed), retry_at));
-    }
-
-    /// Settles the row of a WhatsApp id that is on nobody's way: a late ack, or a receipt.
-    pub(super) async fn settle_late(self, whatsapp_id: WhatsAppId, change: Change) {
-        let id = loop {
-            match self.store.outbox.by_whatsapp_id(&whatsapp_id).await {
-                Ok(id) => break id,
-                Err(error) => self.await_store(&error).await,
-            }
-        };
-        // Ids of other devices of this account, and of messages pruned long ago, are nobody's here.
-        let Some(id) = id else { return };
-        let changed = self.change(id, change).await;
-        self.tell(Input::Settled(id, Box::new(changed), None));
-    }
-
-    /// Changes a row, however long the store takes to do it, and announces it.
-    async fn change(&self, id: MessageId, change: Change) -> Changed {
-        loop {
-            match self.store.outbox.change(id, change.clone(), self.clock.now()).await {
-                Ok(changed) => {
-                    if let Changed::Yes(message) = &changed {
-                        self.bus.publish(BusEvent::Message(message.clone()));
-                    }
-                    return changed;
-                }
-                Err(error) => self.await_store(&error).await,
-            }
-        }
-    }
-
-    async fn await_store(&self, error: &crate::store::StoreError) {
-        tracing::warn!(%error, "the queue waits for the store");
-        let mut health = self.store.health.clone();
-        let ready = health.wait_for(|health| *health == StoreHealth::Ready);
-        let _ = tokio::time::timeout(STORE_POLL, async {
-            let ready = ready.await.is_ok();
-            // It says ready and failed all the same: do not spin.
-            if ready {
-                tokio::time::sleep(STORE_POLL).await;
-            }
-        })
-        .await;
     }
 
     fn tell(&self, input: Input) {
@@ -150,5 +116,13 @@ fn attempt(error: SendError) -> Attempt {
         SendError::Offline => Attempt::Offline,
         SendError::Transient(reason) => Attempt::Transient(reason),
         SendError::Permanent(reason) => Attempt::Permanent(reason),
+    }
+}
+
+/// A question that failed is no hand-over.
+fn before_the_hand_over(error: SendError) -> Attempt {
+    match attempt(error) {
+        Attempt::Transient(reason) => Attempt::Unreached(reason),
+        other => other,
     }
 }

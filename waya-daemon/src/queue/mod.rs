@@ -5,20 +5,29 @@
 //! network, and nothing that was accepted rides on its memory: at start everything is read from the rows again.
 
 mod courier;
+mod flights;
+mod gauge;
 mod ids;
+mod ledger;
+mod pace;
 mod policy;
+mod ranks;
+mod retention;
+mod settler;
 mod state;
+mod trouble;
 mod worker;
 
+#[cfg(test)]
+mod pace_tests;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod worker_tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +41,9 @@ use crate::model::{
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::{Batch, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
+use gauge::Gauge;
 use ids::IdGenerator;
+use ledger::Ledger;
 use worker::{Input, View, Worker};
 
 /// Where the marks of the queue stand in the store.
@@ -89,8 +100,26 @@ struct Inner {
     inputs: mpsc::UnboundedSender<Input>,
     view: watch::Receiver<View>,
     link: watch::Receiver<Link>,
-    /// How many wait in each lane.
-    waiting: Arc<[AtomicU64; 4]>,
+    gauge: Arc<Gauge>,
+    /// What users decide about single messages reaches the worker in the order in which the store carried it out.
+    by_hand: Mutex<()>,
+}
+
+/// How the queue stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Nothing leaves until somebody resumes it.
+    pub paused: bool,
+    /// How many are on their way: claimed, and neither acknowledged nor put back yet.
+    pub in_flight: usize,
+    /// How many stand in line, by lane in the order they leave.
+    pub waiting: [u64; 4],
+    /// How many wait for a time of their own.
+    pub scheduled: usize,
+    /// Acceptance time of the oldest one in line.
+    pub oldest: Option<Timestamp>,
+    /// Not before this time will the next one leave that is no reply; `None`: at once.
+    pub next_departure: Option<Timestamp>,
 }
 
 impl Queue {
@@ -113,40 +142,58 @@ impl Queue {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(View { paused, ..View::default() });
         let link = session.link();
-        let waiting = Arc::<[AtomicU64; 4]>::default();
+        let gauge = Arc::<Gauge>::default();
         let worker = Worker::open(worker::Parts {
-            store: store.clone(),
+            ledger: Ledger::new(store.clone(), Arc::clone(&clock), bus.clone()),
             session,
             settings: settings.clone(),
-            clock: Arc::clone(&clock),
-            bus: bus.clone(),
             inputs: inputs.clone(),
             view: view_sender,
-            waiting: Arc::clone(&waiting),
+            gauge: Arc::clone(&gauge),
         })
-        .await?;
+        .await;
         tasks.spawn(worker.run(receiver, shutdown.clone()));
-        tasks.spawn(worker::prune(store.clone(), settings, Arc::clone(&clock), shutdown));
+        tasks.spawn(retention::run(store.clone(), settings, Arc::clone(&clock), shutdown));
         let ids = IdGenerator::after(newest.first().map(|message| message.id));
-        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, link, waiting })))
+        let by_hand = Mutex::new(());
+        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, link, gauge, by_hand })))
     }
 
-    /// Accepts messages, all or none; answers once they are on disk.
+    /// Accepts messages, all or none; answers once they are on disk. What was begun is finished also when the caller
+    /// does not wait for it.
     ///
     /// # Errors
-    /// When the store does not take them; then none of them is queued.
+    /// When the store does not take them; then none of them is queued, unless it broke in the very moment of writing.
     pub async fn enqueue(&self, drafts: Vec<Draft>, idempotency: Option<Idempotency>) -> Result<Accepted, StoreError> {
+        let queue = self.clone();
+        finish(async move { queue.accept(drafts, idempotency).await }).await
+    }
+
+    async fn accept(&self, drafts: Vec<Draft>, idempotency: Option<Idempotency>) -> Result<Accepted, StoreError> {
         let now = self.0.clock.now();
         let messages: Vec<NewMessage> = drafts.into_iter().map(|draft| self.message(draft, now)).collect();
         let open: Vec<OpenMessage> = messages.iter().map(OpenMessage::from).collect();
-        match self.0.store.outbox.enqueue(Batch { messages, idempotency }).await? {
+        let shown = if self.0.bus.is_heard() { messages.clone() } else { Vec::new() };
+        let enqueued = self.0.store.outbox.enqueue(Batch { messages, idempotency }).await;
+        match enqueued.inspect_err(|error| self.doubt(error))? {
             Enqueued::Fresh => {
-                let placed = open.iter().map(|open| Placed { id: open.id, position: self.joins(open.lane) }).collect();
+                let place = |open: &OpenMessage| Placed { id: open.id, position: self.0.gauge.joins(open.lane) };
+                let placed = open.iter().map(place).collect();
                 self.tell(Input::Accepted(open));
+                for message in shown {
+                    self.0.bus.publish(BusEvent::Message(Box::new(message.into())));
+                }
                 Ok(Accepted::Fresh(placed))
             }
             Enqueued::Repeat(ids) => Ok(Accepted::Repeat(ids)),
             Enqueued::Conflict => Ok(Accepted::Conflict),
+        }
+    }
+
+    /// A store that broke while it wrote may have written: the worker looks when it works again.
+    fn doubt(&self, error: &StoreError) {
+        if matches!(error, StoreError::Unavailable(_)) {
+            self.tell(Input::InDoubt);
         }
     }
 
@@ -164,23 +211,12 @@ impl Queue {
         }
     }
 
-    /// Counts one more in its lane; how many stand before it in the lanes that leave first, and itself.
-    fn joins(&self, lane: Lane) -> u64 {
-        let waiting = &self.0.waiting;
-        waiting[lane as usize].fetch_add(1, Ordering::Relaxed);
-        waiting[..=lane as usize].iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-
     /// Takes a pending message back.
     ///
     /// # Errors
     /// When the store does not answer.
     pub async fn cancel(&self, id: MessageId) -> Result<Changed, StoreError> {
-        let changed = self.change(id, Change::Cancel).await?;
-        if matches!(changed, Changed::Yes(_)) {
-            self.tell(Input::Gone(id));
-        }
-        Ok(changed)
+        self.change(id, Change::Cancel, |message| Input::Gone(message.id)).await
     }
 
     /// Tries a failed or cancelled message again, under the same WhatsApp id.
@@ -188,20 +224,28 @@ impl Queue {
     /// # Errors
     /// When the store does not answer.
     pub async fn retry(&self, id: MessageId) -> Result<Changed, StoreError> {
-        let changed = self.change(id, Change::RetryByHand).await?;
-        if let Changed::Yes(message) = &changed {
-            self.joins(message.lane);
-            self.tell(Input::Accepted(vec![OpenMessage::from(message.as_ref())]));
-        }
-        Ok(changed)
+        self.change(id, Change::RetryByHand, |message| Input::Again(OpenMessage::from(message))).await
     }
 
-    async fn change(&self, id: MessageId, change: Change) -> Result<Changed, StoreError> {
-        let changed = self.0.store.outbox.change(id, change, self.0.clock.now()).await?;
-        if let Changed::Yes(message) = &changed {
-            self.0.bus.publish(BusEvent::Message(message.clone()));
-        }
-        Ok(changed)
+    async fn change(
+        &self,
+        id: MessageId,
+        change: Change,
+        input: impl FnOnce(&Message) -> Input + Send + 'static,
+    ) -> Result<Changed, StoreError> {
+        let queue = self.clone();
+        finish(async move {
+            let inner = &queue.0;
+            let _one_by_one = inner.by_hand.lock().await;
+            let changed = inner.store.outbox.change(id, change, inner.clock.now()).await;
+            let changed = changed.inspect_err(|error| queue.doubt(error))?;
+            if let Changed::Yes(message) = &changed {
+                queue.tell(input(message));
+                inner.bus.publish(BusEvent::Message(message.clone()));
+            }
+            Ok(changed)
+        })
+        .await
     }
 
     /// Nothing leaves until [`Queue::resume`], also after a restart.
@@ -242,6 +286,20 @@ impl Queue {
         self.0.view.borrow().oldest
     }
 
+    /// How the queue stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let view = *self.0.view.borrow();
+        Standing {
+            paused: view.paused,
+            in_flight: view.in_flight,
+            waiting: Lane::ALL.map(|lane| self.0.gauge.waiting(lane)),
+            scheduled: view.scheduled,
+            oldest: view.oldest,
+            next_departure: view.departures[1],
+        }
+    }
+
     /// How many leave before this one, and itself; zero when it does not wait.
     pub async fn position(&self, id: MessageId) -> u64 {
         let (sender, receiver) = oneshot::channel();
@@ -273,5 +331,15 @@ impl Queue {
     fn tell(&self, input: Input) {
         // Without a worker the daemon is stopping; the rows say it all to the next one.
         let _ = self.0.inputs.send(input);
+    }
+}
+
+/// Runs to its end, whether somebody waits for the answer or not.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::spawn(work).await {
+        Ok(answer) => answer,
+        Err(error) => Err(StoreError::Unavailable(format!("an internal error: {error}"))),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::model::{Change, Lane, LinkState, Message, NackReason, Status, Timestamp, Verdict};
+use crate::model::{Change, LinkState, Message, NackReason, Status, Timestamp, Verdict};
 use crate::settings::Snapshot;
 
 /// The first wait after an attempt that did not succeed.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 /// No wait is longer.
-const BACKOFF_LONGEST: Duration = Duration::from_secs(10 * 60);
+pub const BACKOFF_LONGEST: Duration = Duration::from_secs(10 * 60);
 /// So often a lost connection costs a message nothing; after that it is suspected of causing the loss.
 const FREE_CUTS: u32 = 3;
 
@@ -22,14 +22,27 @@ pub enum Attempt {
     Offline,
     /// The connection was lost after the hand-over, before the ack; how often that has happened to this message.
     Cut(u32),
-    /// It did not work and may work later.
+    /// It did not work and may work later; it may even have left.
     Transient(String),
+    /// It did not get as far as WhatsApp, and may later.
+    Unreached(String),
     /// It will never work.
     Permanent(String),
     /// The server refused it.
     Refused(NackReason),
     /// The server did not answer in time.
     NoAnswer,
+}
+
+impl Attempt {
+    /// Whether anything of it may have reached WhatsApp; what has not uses no pace.
+    #[must_use]
+    pub const fn may_have_reached(&self) -> bool {
+        match self {
+            Self::Offline | Self::Unreached(_) | Self::Permanent(_) => false,
+            Self::Cut(_) | Self::Transient(_) | Self::Refused(_) | Self::NoAnswer => true,
+        }
+    }
 }
 
 /// What is to happen to the row after an attempt that did not succeed. `random` is in `0.0..1.0`.
@@ -46,7 +59,7 @@ pub fn after(attempt: &Attempt, attempts: u32, settings: &Snapshot, now: Timesta
         Attempt::Offline => Change::PutBack,
         Attempt::Cut(times) if *times <= FREE_CUTS => Change::PutBack,
         Attempt::Cut(_) | Attempt::NoAnswer => again(NO_ANSWER.to_owned()),
-        Attempt::Transient(reason) => again(reason.clone()),
+        Attempt::Transient(reason) | Attempt::Unreached(reason) => again(reason.clone()),
         Attempt::Permanent(reason) => Change::Failed { reason: reason.clone() },
         Attempt::Refused(nack) => match nack.verdict() {
             Verdict::Transient => again(nack.to_string()),
@@ -62,14 +75,16 @@ pub fn backoff(attempts: u32, random: f64) -> Duration {
     doubled.min(BACKOFF_LONGEST).mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }
 
-/// The gap after a hand-over before the next one of a lane. A reply waits for its own short gap only, so that a blast
-/// does not hold it.
+/// What a user reads when a message waited longer than `most` for the link.
 #[must_use]
-pub fn gap(lane: Lane, settings: &Snapshot, random: f64) -> Duration {
-    match lane {
-        Lane::Reply => settings.reply_delay,
-        Lane::High | Lane::Normal | Lane::Low => settings.delay + settings.jitter.mul_f64(random.clamp(0.0, 1.0)),
-    }
+pub fn too_old(most: Duration) -> String {
+    let seconds = most.as_secs();
+    let span = match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3_600),
+    };
+    format!("waited longer than {span} without reaching WhatsApp (queue.max_age)")
 }
 
 /// Why a pending message waits.
@@ -114,8 +129,6 @@ pub fn hold(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -125,6 +138,7 @@ mod tests {
             Just(Attempt::Offline),
             (0u32..8).prop_map(Attempt::Cut),
             Just(Attempt::Transient("t".to_owned())),
+            Just(Attempt::Unreached("u".to_owned())),
             Just(Attempt::Permanent("p".to_owned())),
             (400u16..600).prop_map(|code| Attempt::Refused(NackReason::from_code(code))),
             Just(Attempt::NoAnswer),
@@ -149,14 +163,6 @@ mod tests {
                 Change::Failed { reason } => prop_assert!(!reason.is_empty()),
                 other => prop_assert!(false, "{other:?}"),
             }
-        }
-
-        #[test]
-        fn a_gap_is_never_shorter_than_asked(random in 0.0f64..1.0) {
-            let settings = Snapshot::default();
-            prop_assert!(gap(Lane::Normal, &settings, random) >= settings.delay);
-            prop_assert!(gap(Lane::Normal, &settings, random) <= settings.delay + settings.jitter);
-            prop_assert_eq!(gap(Lane::Reply, &settings, random), Duration::from_millis(500));
         }
     }
 }

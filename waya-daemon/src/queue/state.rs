@@ -4,9 +4,12 @@
 //! candidate, and none while one is on its way. One that backs off keeps its place, so it holds its own chat only. One
 //! with a time of its own joins its chat's line when that has come.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
-use crate::model::{ChatId, Lane, MessageId, Timestamp};
+use super::policy::BACKOFF_LONGEST;
+use super::ranks::Ranks;
+use crate::model::{ChatId, Lane, MessageId, Timestamp, WhatsAppId};
 use crate::store::OpenMessage;
 
 /// What is known of one unfinished message.
@@ -28,6 +31,10 @@ pub struct Entry {
     pub cuts: u32,
     /// How long it has waited offline or backing off, in milliseconds.
     pub troubled: u64,
+    /// The id WhatsApp knows it by, from its first attempt on.
+    pub whatsapp_id: Option<WhatsAppId>,
+    /// It failed or was cancelled before, and the user wants it tried again.
+    pub by_hand: bool,
 }
 
 /// One chat's line in one lane.
@@ -40,7 +47,10 @@ struct Line {
 /// Everything unfinished.
 #[derive(Debug, Default)]
 pub struct State {
-    entries: BTreeMap<MessageId, Entry>,
+    entries: HashMap<MessageId, Entry>,
+    by_whatsapp_id: HashMap<WhatsAppId, MessageId>,
+    /// Those in a line, by lane.
+    waiting: [Ranks; 4],
     lines: HashMap<(Lane, ChatId), Line>,
     /// The candidates: the head of each line that waits for nothing but its turn.
     ready: BTreeSet<(Lane, MessageId)>,
@@ -48,7 +58,6 @@ pub struct State {
     backing_off: BTreeSet<(Timestamp, MessageId)>,
     /// Not in a line before their time.
     scheduled: BTreeSet<(Timestamp, MessageId)>,
-    in_flight: usize,
 }
 
 impl State {
@@ -66,6 +75,8 @@ impl State {
             in_flight: false,
             cuts: 0,
             troubled: 0,
+            whatsapp_id: None,
+            by_hand: false,
         };
         let scheduled = entry.not_before.filter(|at| *at > now);
         let key = (entry.lane, entry.chat.clone());
@@ -76,8 +87,19 @@ impl State {
         }
     }
 
+    /// Takes one in that the user wants tried again: what it waited through before does not count any more.
+    pub fn insert_again(&mut self, open: OpenMessage, now: Timestamp) {
+        let id = open.id;
+        self.remove(id, now);
+        self.insert(OpenMessage { not_before: open.not_before.max(Some(now)), ..open }, now);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.by_hand = true;
+        }
+    }
+
     fn join(&mut self, key: (Lane, ChatId), id: MessageId, now: Timestamp) {
         self.unhead(&key);
+        self.waiting[key.0 as usize].insert(id);
         self.lines.entry(key.clone()).or_default().waiting.insert(id);
         self.head(&key, now);
     }
@@ -119,6 +141,17 @@ impl State {
                 self.head(&key, now);
             }
         }
+        // Nothing backs off for that long: the clock went back.
+        let longest = now.plus(BACKOFF_LONGEST);
+        while let Some((at, id)) = self.backing_off.last().copied().filter(|(at, _)| *at > longest) {
+            self.backing_off.remove(&(at, id));
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.retry_at = None;
+            }
+            if let Some(key) = self.key(id) {
+                self.head(&key, now);
+            }
+        }
     }
 
     fn key(&self, id: MessageId) -> Option<(Lane, ChatId)> {
@@ -150,17 +183,18 @@ impl State {
         [first(&self.scheduled), first(&self.backing_off)].into_iter().flatten().min()
     }
 
-    /// A candidate sets off.
+    /// One sets off, or leaves its line because its fate is being settled.
     pub fn start(&mut self, id: MessageId) {
         let Some(key) = self.key(id) else { return };
+        self.unschedule(id);
         self.unhead(&key);
+        self.waiting[key.0 as usize].remove(id);
         if let Some(line) = self.lines.get_mut(&key) {
             line.waiting.remove(&id);
-            line.in_flight = Some(id);
+            line.in_flight.get_or_insert(id);
         }
-        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.in_flight) {
+        if let Some(entry) = self.entries.get_mut(&id) {
             entry.in_flight = true;
-            self.in_flight += 1;
         }
     }
 
@@ -173,6 +207,7 @@ impl State {
             entry.retry_at = retry_at;
             entry.troubled += retry_at.map_or(0, |at| u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX));
         }
+        self.waiting[key.0 as usize].insert(id);
         self.lines.entry(key.clone()).or_default().waiting.insert(id);
         self.head(&key, now);
     }
@@ -181,23 +216,44 @@ impl State {
     pub fn remove(&mut self, id: MessageId, now: Timestamp) {
         let Some(key) = self.key(id) else { return };
         self.leave_flight(id, &key);
+        self.unschedule(id);
         self.unhead(&key);
+        self.waiting[key.0 as usize].remove(id);
         if let Some(line) = self.lines.get_mut(&key) {
             line.waiting.remove(&id);
         }
-        if let Some(at) = self.entries.remove(&id).and_then(|entry| entry.not_before) {
-            self.scheduled.remove(&(at, id));
+        if let Some(whatsapp_id) = self.entries.remove(&id).and_then(|entry| entry.whatsapp_id) {
+            self.by_whatsapp_id.remove(&whatsapp_id);
         }
         self.head(&key, now);
+    }
+
+    fn unschedule(&mut self, id: MessageId) {
+        if let Some(at) = self.entries.get(&id).and_then(|entry| entry.not_before) {
+            self.scheduled.remove(&(at, id));
+        }
+    }
+
+    /// The id that WhatsApp knows it by is in use from now on.
+    pub fn identify(&mut self, id: MessageId, whatsapp_id: WhatsAppId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            self.by_whatsapp_id.insert(whatsapp_id.clone(), id);
+            entry.whatsapp_id = Some(whatsapp_id);
+        }
+    }
+
+    /// Which unfinished message WhatsApp means.
+    #[must_use]
+    pub fn by_whatsapp_id(&self, whatsapp_id: &WhatsAppId) -> Option<MessageId> {
+        self.by_whatsapp_id.get(whatsapp_id).copied()
     }
 
     fn leave_flight(&mut self, id: MessageId, key: &(Lane, ChatId)) {
         if let Some(line) = self.lines.get_mut(key).filter(|line| line.in_flight == Some(id)) {
             line.in_flight = None;
         }
-        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.in_flight) {
+        if let Some(entry) = self.entries.get_mut(&id) {
             entry.in_flight = false;
-            self.in_flight -= 1;
         }
     }
 
@@ -210,7 +266,7 @@ impl State {
     }
 
     /// Adds time spent offline to everything that waited through it and was due; who has had more than `most` now.
-    pub fn add_trouble(&mut self, from: Timestamp, to: Timestamp, most: std::time::Duration) -> Vec<MessageId> {
+    pub fn add_trouble(&mut self, from: Timestamp, to: Timestamp, most: Duration) -> Vec<MessageId> {
         let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
         let mut over = Vec::new();
         for (id, entry) in self.entries.iter_mut().filter(|(_, entry)| !entry.in_flight) {
@@ -222,6 +278,7 @@ impl State {
                 over.push(*id);
             }
         }
+        over.sort_unstable();
         over
     }
 
@@ -232,22 +289,42 @@ impl State {
     }
 
     /// How many are on their way.
-    #[must_use]
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
-        self.in_flight
+        self.entries.values().filter(|entry| entry.in_flight).count()
     }
 
-    /// Acceptance time of the oldest one that waits.
+    /// Acceptance time of the oldest one that waits for more than a time of its own.
     #[must_use]
     pub fn oldest(&self) -> Option<Timestamp> {
-        self.entries.values().find(|entry| !entry.in_flight).map(|entry| entry.created_at)
+        let oldest = self.waiting.iter().filter_map(Ranks::first).min()?;
+        self.entry(oldest).map(|entry| entry.created_at)
     }
 
-    /// How many leave before this one, and itself: by lane, then by age.
+    /// How many of a lane stand in line.
+    #[must_use]
+    pub fn waiting(&self, lane: Lane) -> u64 {
+        self.waiting[lane as usize].len() as u64
+    }
+
+    /// How many wait for a time of their own.
+    #[must_use]
+    pub fn scheduled(&self) -> usize {
+        self.scheduled.len()
+    }
+
+    /// Whether nothing stands in line.
+    #[must_use]
+    pub fn nothing_waits(&self) -> bool {
+        self.waiting.iter().all(|lane| lane.len() == 0)
+    }
+
+    /// How many leave before this one, and itself, by lane, then by age; zero when it does not stand in line.
     #[must_use]
     pub fn position(&self, id: MessageId) -> u64 {
-        let Some(lane) = self.entries.get(&id).map(|entry| entry.lane) else { return 0 };
-        let before = self.entries.iter().filter(|(other, entry)| (entry.lane, **other) <= (lane, id)).count();
-        before as u64
+        let Some(lane) = self.entries.get(&id).map(|entry| entry.lane as usize) else { return 0 };
+        let Some(before) = self.waiting[lane].before(id) else { return 0 };
+        let better: usize = self.waiting[..lane].iter().map(Ranks::len).sum();
+        (better + before + 1) as u64
     }
 }

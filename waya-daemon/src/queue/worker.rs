@@ -1,53 +1,65 @@
-//! The task that owns the queue's state: chooses, sends off, and settles what comes back.
+//! The task that owns the queue's state: chooses, sends off, and decides what comes of it.
+//!
+//! Woken by its line of inputs, by the link, by settings and by time; asleep for good when nothing waits. It never
+//! waits for the store or the network itself: couriers hand over, the settler writes, both tell it how that went.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::MARKS;
 use super::courier::Courier;
+use super::flights::{Flights, Stage};
+use super::gauge::Gauge;
+use super::ledger::Ledger;
+use super::pace::{Gaps, Pace, Turn};
 use super::policy::{self, Attempt};
+use super::settler::{self, Settle, Settled, Target};
 use super::state::State;
-use crate::bus::Bus;
-use crate::clock::Clock;
+use super::trouble::Trouble;
 use crate::model::{Change, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
-use crate::store::{Changed, OpenMessage, Store, StoreError};
+use crate::store::OpenMessage;
 
-/// So many may be on their way at once when there is no pace.
+/// So many may be on their way at once …
 const WINDOW: usize = 64;
-/// The longest sleep: wall time may be set, or the machine may have been asleep.
+/// … and so many replies on top, so that a blast whose acks do not come holds no reply.
+const REPLY_WINDOW: usize = WINDOW + 16;
+/// The longest sleep while wall time matters: it may be set, or the machine may have been asleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How often waiting offline is counted, at least.
-const TROUBLE_STEP: Duration = Duration::from_secs(60);
-/// Since when the account has been offline, in the store, so that a restart does not start the count again.
-const OFFLINE_SINCE: &str = "queue.offline_since";
-/// So many are given up in one step; the rest follows in the next.
-const EXPIRE_AT_ONCE: usize = 1000;
-/// How long a stop waits for acks that may come any moment.
+/// Acks that came just before the connection went are still on their way through the daemon for this long.
+const CUT_GRACE: Duration = Duration::from_millis(250);
+/// After "not connected" from a link that seems to be up, nothing is tried for this long.
+const OFFLINE_REST: Duration = Duration::from_secs(1);
+/// How long a stop waits for acks that may come any moment, and then for the store.
 const DRAIN: Duration = Duration::from_secs(3);
-/// How often retention looks.
-const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
 
-/// Everything that wakes the worker, in one line, so that causes come before effects.
+/// Everything that wakes the worker but link, settings and time, in one line, so that causes come before effects.
 #[derive(Debug)]
 pub(super) enum Input {
     /// New rows, on disk.
     Accepted(Vec<OpenMessage>),
+    /// A finished row is pending again, on the user's word.
+    Again(OpenMessage),
     /// A row that is none of the queue's any more.
     Gone(MessageId),
+    /// The store could not say whether it took something.
+    InDoubt,
+    /// All unfinished rows, read again after such a doubt.
+    Reread(Vec<OpenMessage>),
     /// Pause or resume.
     Pause(bool),
     /// Where a message stands in the line.
     Position(MessageId, oneshot::Sender<u64>),
     /// The row is claimed, with this many attempts spent.
     Claimed(MessageId, WhatsAppId, u32),
+    /// The row is not to be had.
+    NotClaimed(MessageId),
     /// It is in WhatsApp's hands, by the client library's word.
     HandedOver(MessageId),
     /// It is not.
@@ -56,8 +68,8 @@ pub(super) enum Input {
     ServerAck(WhatsAppId, Option<NackReason>),
     /// A device's word.
     Receipt(WhatsAppId, ReceiptKind, Timestamp),
-    /// A row after a change, and when it is to be tried again.
-    Settled(MessageId, Box<Changed>, Option<Timestamp>),
+    /// Where a row stands after a change.
+    Settled(Settled),
 }
 
 /// What handles may see.
@@ -65,38 +77,20 @@ pub(super) enum Input {
 pub(super) struct View {
     pub(super) paused: bool,
     pub(super) oldest: Option<Timestamp>,
+    pub(super) scheduled: usize,
+    pub(super) in_flight: usize,
     /// When the next one may leave: a reply, any other.
     pub(super) departures: [Option<Timestamp>; 2],
 }
 
 /// What the worker is made of.
 pub(super) struct Parts {
-    pub(super) store: Store,
+    pub(super) ledger: Ledger,
     pub(super) session: Arc<dyn WhatsApp>,
     pub(super) settings: watch::Receiver<Snapshot>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) bus: Bus,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) view: watch::Sender<View>,
-    pub(super) waiting: Arc<[AtomicU64; 4]>,
-}
-
-/// How far one that is on its way has got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Being claimed, checked, encrypted, written.
-    HandingOver,
-    /// Handed over; the ack is due by then.
-    AwaitingAck(Timestamp),
-    /// Its row is being settled.
-    Settling,
-}
-
-#[derive(Debug)]
-struct Flight {
-    stage: Stage,
-    attempts: u32,
-    whatsapp_id: Option<WhatsAppId>,
+    pub(super) gauge: Arc<Gauge>,
 }
 
 pub(super) struct Worker {
@@ -104,77 +98,82 @@ pub(super) struct Worker {
     link: watch::Receiver<Link>,
     settings: watch::Receiver<Snapshot>,
     view: watch::Sender<View>,
-    waiting: Arc<[AtomicU64; 4]>,
+    gauge: Arc<Gauge>,
     state: State,
-    flights: HashMap<MessageId, Flight>,
-    by_whatsapp_id: HashMap<WhatsAppId, MessageId>,
-    /// When the next one may leave: a reply, any other.
-    departures: [Option<Timestamp>; 2],
-    /// Up to when offline time has been counted; `None` while connected.
-    offline_counted: Option<Timestamp>,
-    /// The store knows since when.
-    offline_marked: bool,
+    flights: Flights,
+    pace: Pace,
+    trouble: Trouble,
+    paused: bool,
+    /// Since when the present connection stands, and which one it is.
+    connected_since: Option<Timestamp>,
+    connection: u64,
+    /// Nothing is tried before.
+    rest_until: Option<Instant>,
+    /// The rows are being read again; again after that, when a doubt came meanwhile.
+    rereading: Option<bool>,
+    probing: Option<AbortOnDropHandle<()>>,
     couriers: JoinSet<()>,
+    settler: AbortOnDropHandle<()>,
+    settles: mpsc::UnboundedSender<Settle>,
 }
 
 impl Worker {
-    /// Reads the rows and puts back what was on its way when the daemon stopped.
-    pub(super) async fn open(parts: Parts) -> Result<Self, StoreError> {
-        let Parts { store, session, settings, clock, bus, inputs, view, waiting } = parts;
-        let now = clock.now();
+    /// Puts back what was on its way when the daemon stopped, and takes in all that waits.
+    pub(super) async fn open(parts: Parts) -> Self {
+        let Parts { ledger, session, settings, inputs, view, gauge } = parts;
+        let now = ledger.clock.now();
         let mut state = State::default();
-        let mut interrupted = 0;
-        for mut open in store.outbox.open().await? {
-            if open.status == Status::Sending {
-                store.outbox.change(open.id, Change::PutBack, now).await?;
-                open.attempts = open.attempts.saturating_sub(1);
-                interrupted += 1;
-            }
-            waiting[open.lane as usize].fetch_add(1, Ordering::Relaxed);
+        let (open, interrupted): (Vec<_>, Vec<_>) =
+            ledger.open().await.into_iter().partition(|open| open.status != Status::Sending);
+        if !interrupted.is_empty() {
+            let count = interrupted.len();
+            tracing::info!(count, "messages were on their way when the daemon stopped; they go again under their ids");
+        }
+        let put_back = interrupted.iter().map(|open| ledger.change(open.id, Change::PutBack, now));
+        futures_util::future::join_all(put_back).await;
+        for open in interrupted.into_iter().chain(open) {
             state.insert(open, now);
         }
-        if interrupted > 0 {
-            tracing::info!(
-                interrupted,
-                "messages were on their way when the daemon stopped; they go again under their ids"
-            );
-        }
-        let since = store.values.get(MARKS, OFFLINE_SINCE).await?;
-        let since: Option<u64> = since.and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
-        let link = session.link();
-        let courier = Courier { store, session, clock, bus, inputs };
-        Ok(Self {
-            courier,
+        gauge.publish(&state);
+        let (settles, asked) = mpsc::unbounded_channel();
+        let settler = tokio::spawn(settler::run(ledger.clone(), asked, inputs.clone()));
+        let trouble = Trouble::open(&ledger).await;
+        let (link, paused) = (session.link(), view.borrow().paused);
+        Self {
+            courier: Courier { ledger, session, inputs },
             link,
             settings,
             view,
-            waiting,
+            gauge,
             state,
-            flights: HashMap::new(),
-            by_whatsapp_id: HashMap::new(),
-            departures: [None; 2],
-            offline_counted: Some(since.map_or(now, Timestamp::from_millis)),
-            offline_marked: since.is_some(),
+            flights: Flights::default(),
+            pace: Pace::default(),
+            trouble,
+            paused,
+            connected_since: None,
+            connection: 0,
+            rest_until: None,
+            rereading: None,
+            probing: None,
             couriers: JoinSet::new(),
-        })
+            settler: AbortOnDropHandle::new(settler),
+            settles,
+        }
     }
 
     /// Works until told to stop, then lets what is on its way come to an end for a moment, and puts the rest back.
     pub(super) async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>, shutdown: CancellationToken) {
-        self.link_changed().await;
+        self.link_changed();
         loop {
             self.advance();
             let sleep = self.sleep();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(input) = inputs.recv() => self.take(input, &mut inputs),
-                changed = self.link.changed() => {
-                    if changed.is_err() { break }
-                    self.link_changed().await;
-                }
+                Ok(()) = self.link.changed() => self.link_changed(),
                 Ok(()) = self.settings.changed() => {}
                 Some(_) = self.couriers.join_next(), if !self.couriers.is_empty() => {}
-                () = tokio::time::sleep(sleep) => {}
+                () = sleep_for(sleep) => {}
             }
         }
         self.drain(inputs).await;
@@ -189,269 +188,328 @@ impl Worker {
     }
 
     fn now(&self) -> Timestamp {
-        self.courier.clock.now()
+        self.courier.ledger.clock.now()
     }
 
     fn handle(&mut self, input: Input) {
-        let now = self.now();
         match input {
-            Input::Accepted(messages) => messages.into_iter().for_each(|open| self.state.insert(open, now)),
+            Input::Accepted(messages) => self.accept(messages),
+            Input::Again(open) => {
+                self.flights.remove(open.id);
+                self.state.insert_again(open, self.now());
+            }
             Input::Gone(id) => self.forget(id),
-            Input::Pause(paused) => self.view.send_modify(|view| view.paused = paused),
+            Input::InDoubt => self.reread(),
+            Input::Reread(messages) => self.take_in(messages),
+            Input::Pause(paused) => self.paused = paused,
             Input::Position(id, reply) => drop(reply.send(self.state.position(id))),
             Input::Claimed(id, whatsapp_id, attempts) => {
-                if let Some(flight) = self.flights.get_mut(&id) {
+                self.state.identify(id, whatsapp_id);
+                if let Some(flight) = self.flights.get_mut(id) {
                     flight.attempts = attempts;
-                    flight.whatsapp_id = Some(whatsapp_id.clone());
-                    self.by_whatsapp_id.insert(whatsapp_id, id);
                 }
             }
-            Input::HandedOver(id) => self.handed_over(id, now),
-            Input::NotHandedOver(id, attempt) => self.attempt_ended(id, &attempt),
-            Input::ServerAck(whatsapp_id, refused) => self.acked(whatsapp_id, refused),
-            Input::Receipt(whatsapp_id, kind, at) => self.settle_late(whatsapp_id, Change::Receipt { kind, at }),
-            Input::Settled(id, changed, retry_at) => self.settled(id, &changed, retry_at, now),
+            Input::NotClaimed(id) => {
+                self.pace.ends(id, false, Instant::now(), 0.0);
+                if self.flights.get(id).is_some() {
+                    self.forget(id);
+                }
+            }
+            Input::HandedOver(id) => self.handed_over(id),
+            Input::NotHandedOver(id, attempt) => self.not_handed_over(id, &attempt),
+            Input::ServerAck(whatsapp_id, None) => self.heard_of(whatsapp_id, Change::Acked),
+            Input::ServerAck(whatsapp_id, Some(reason)) => self.refused(&whatsapp_id, reason),
+            Input::Receipt(whatsapp_id, kind, at) => self.heard_of(whatsapp_id, Change::Receipt { kind, at }),
+            Input::Settled(settled) => self.settled(settled),
+        }
+    }
+
+    fn accept(&mut self, messages: Vec<OpenMessage>) {
+        let now = self.now();
+        let mut seen = [0; 4];
+        for open in messages {
+            seen[open.lane as usize] += 1;
+            self.state.insert(open, now);
+        }
+        self.gauge.publish(&self.state);
+        self.gauge.seen(seen);
+    }
+
+    /// The store may hold rows that nobody was told of.
+    fn reread(&mut self) {
+        if let Some(again) = &mut self.rereading {
+            *again = true;
+            return;
+        }
+        self.rereading = Some(false);
+        let Courier { ledger, inputs, .. } = self.courier.clone();
+        self.couriers.spawn(async move {
+            let open = ledger.open().await;
+            let _ = inputs.send(Input::Reread(open));
+        });
+    }
+
+    fn take_in(&mut self, messages: Vec<OpenMessage>) {
+        let now = self.now();
+        // One that has finished meanwhile is found out when it is claimed.
+        messages.into_iter().for_each(|open| self.state.insert(open, now));
+        if self.rereading.take() == Some(true) {
+            self.reread();
         }
     }
 
     /// Sends off whatever may leave now.
     fn advance(&mut self) {
-        let now = self.now();
-        self.state.wake(now);
-        self.expire_acks(now);
-        self.count_trouble(now);
-        while let Some(id) = self.choose(now) {
+        self.state.wake(self.now());
+        self.run_out_of_time();
+        self.count_trouble();
+        let now = Instant::now();
+        while let Some((id, lane)) = self.choose(now) {
+            let ask_again = self.state.entry(id).is_some_and(|entry| entry.by_hand);
             self.state.start(id);
-            self.flights.insert(id, Flight { stage: Stage::HandingOver, attempts: 0, whatsapp_id: None });
-            self.couriers.spawn(self.courier.clone().carry(id));
+            self.flights.add(id, Stage::HandingOver, self.connection);
+            self.pace.begins(id, lane, now);
+            self.couriers.spawn(self.courier.clone().carry(id, ask_again));
         }
-        let view = View { paused: self.view.borrow().paused, oldest: self.state.oldest(), departures: self.departures };
+        self.publish(now);
+    }
+
+    fn gaps(&self) -> Gaps {
+        Gaps::from(&*self.settings.borrow())
+    }
+
+    fn may_send(&self) -> bool {
+        !self.paused && self.link.borrow().state.is_connected()
+    }
+
+    fn has_room(&self, lane: Lane) -> bool {
+        self.flights.len() < if lane == Lane::Reply { REPLY_WINDOW } else { WINDOW }
+    }
+
+    fn choose(&self, now: Instant) -> Option<(MessageId, Lane)> {
+        if !self.may_send() || self.rest_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        let gaps = self.gaps();
+        let id = self.state.next(|lane| self.has_room(lane) && self.pace.turn(lane, gaps, now) == Turn::Now)?;
+        self.state.entry(id).map(|entry| (id, entry.lane))
+    }
+
+    fn publish(&self, now: Instant) {
+        self.gauge.publish(&self.state);
+        let wall = self.now();
+        let departure = |lane| match self.pace.turn(lane, self.gaps(), now) {
+            Turn::At(at) => Some(wall.plus(at - now)),
+            Turn::Now | Turn::AfterThis => None,
+        };
+        let view = View {
+            paused: self.paused,
+            oldest: self.state.oldest(),
+            scheduled: self.state.scheduled(),
+            in_flight: self.flights.len(),
+            departures: [departure(Lane::Reply), departure(Lane::Normal)],
+        };
         self.view.send_if_modified(|seen| std::mem::replace(seen, view) != view);
     }
 
-    fn choose(&self, now: Timestamp) -> Option<MessageId> {
-        if self.view.borrow().paused || !self.link.borrow().state.is_connected() {
-            return None;
-        }
-        let window = if self.paced() { 1 } else { WINDOW };
-        let handing_over = self.flights.values().filter(|flight| flight.stage == Stage::HandingOver).count();
-        if handing_over >= window || self.state.in_flight() >= WINDOW {
-            return None;
-        }
-        self.state.next(|lane| self.departures[slot(lane)].is_none_or(|at| at <= now))
-    }
-
-    /// With a pace, hand-overs are one at a time, so that the gap between two is what was asked for.
-    fn paced(&self) -> bool {
-        let settings = self.settings.borrow();
-        !(settings.delay.is_zero() && settings.jitter.is_zero())
-    }
-
-    fn handed_over(&mut self, id: MessageId, now: Timestamp) {
-        {
-            let settings = self.settings.borrow();
-            for lane in [Lane::Reply, Lane::Normal] {
-                self.departures[slot(lane)] = Some(now.plus(policy::gap(lane, &settings, rand::random())));
-            }
-        }
-        let due = now.plus(self.settings.borrow().ack_timeout);
-        // The ack may have been quicker.
-        if let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.stage == Stage::HandingOver) {
-            flight.stage = Stage::AwaitingAck(due);
+    fn handed_over(&mut self, id: MessageId) {
+        let now = Instant::now();
+        self.pace.ends(id, true, now, rand::random());
+        let Some(flight) = self.flights.get(id) else { return };
+        // The ack may have been quicker, and the connection may have gone.
+        if flight.stage == Stage::HandingOver {
+            let here = flight.connection == self.connection && self.connected_since.is_some();
+            let ack_timeout = self.settings.borrow().ack_timeout;
+            let stage = if here { Stage::AwaitingAck(now + ack_timeout) } else { Stage::Cut(now + CUT_GRACE) };
+            self.flights.set(id, stage);
         }
     }
 
-    fn acked(&mut self, whatsapp_id: WhatsAppId, refused: Option<NackReason>) {
-        match (self.by_whatsapp_id.get(&whatsapp_id).copied(), refused) {
-            (Some(id), None) => self.settle(id, Change::Acked),
-            (Some(id), Some(reason)) => self.attempt_ended(id, &Attempt::Refused(reason)),
-            (None, None) => self.settle_late(whatsapp_id, Change::Acked),
-            // A refusal of an attempt that was given up before changes nothing.
-            (None, Some(_)) => {}
+    fn not_handed_over(&mut self, id: MessageId, attempt: &Attempt) {
+        let now = Instant::now();
+        self.pace.ends(id, attempt.may_have_reached(), now, rand::random());
+        if *attempt == Attempt::Offline {
+            self.rest_until = Some(now + OFFLINE_REST);
         }
+        self.attempt_ended(id, attempt);
     }
 
-    fn expire_acks(&mut self, now: Timestamp) {
-        let late = |flight: &Flight| matches!(flight.stage, Stage::AwaitingAck(due) if due <= now);
-        let expired: Vec<_> = self.flights.iter().filter(|(_, flight)| late(flight)).map(|(id, _)| *id).collect();
-        if expired.is_empty() {
+    /// WhatsApp has it: whatever is being done about it, it must not leave again.
+    fn heard_of(&mut self, whatsapp_id: WhatsAppId, change: Change) {
+        let Some(id) = self.state.by_whatsapp_id(&whatsapp_id) else {
+            let _ = self.settles.send(Settle { target: Target::Sent(whatsapp_id), change, at: self.now() });
             return;
-        }
-        // A connection that swallows acks may be dead: have it prove that it lives.
-        let session = Arc::clone(&self.courier.session);
-        self.couriers.spawn(async move {
-            session.probe().await;
-        });
-        for id in expired {
-            self.attempt_ended(id, &Attempt::NoAnswer);
-        }
-    }
-
-    fn attempt_ended(&mut self, id: MessageId, attempt: &Attempt) {
-        let Some(flight) = self.flights.get(&id).filter(|flight| flight.stage != Stage::Settling) else { return };
-        let change = policy::after(attempt, flight.attempts, &self.settings.borrow(), self.now(), rand::random());
+        };
         self.settle(id, change);
     }
 
-    fn settle(&mut self, id: MessageId, change: Change) {
-        let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.stage != Stage::Settling) else { return };
-        flight.stage = Stage::Settling;
-        self.couriers.spawn(self.courier.clone().settle(id, change));
-    }
-
-    fn settle_late(&mut self, whatsapp_id: WhatsAppId, change: Change) {
-        self.couriers.spawn(self.courier.clone().settle_late(whatsapp_id, change));
-    }
-
-    fn settled(&mut self, id: MessageId, changed: &Changed, retry_at: Option<Timestamp>, now: Timestamp) {
-        let status = match changed {
-            Changed::Yes(message) | Changed::Already(message) => Some(message.status),
-            Changed::Refused(refusal) => Some(refusal.status),
-            Changed::Unknown => None,
-        };
-        let settling = self.flights.get(&id).is_some_and(|flight| flight.stage == Stage::Settling);
-        match status {
-            Some(Status::Pending) if settling => {
-                self.land(id);
-                self.state.put_back(id, retry_at, now);
-            }
-            Some(Status::Pending | Status::Sending) => {}
-            // A receipt or a late ack may finish one that the worker still has on its way, or in the line.
-            _ => self.forget(id),
+    fn refused(&mut self, whatsapp_id: &WhatsAppId, reason: NackReason) {
+        // A refusal of one that was given up before changes nothing.
+        let Some(id) = self.state.by_whatsapp_id(whatsapp_id) else { return };
+        let attempt = Attempt::Refused(reason);
+        if self.flights.get(id).is_some() {
+            self.attempt_ended(id, &attempt);
+        } else if let change @ Change::Failed { .. } = self.verdict(&attempt, 0) {
+            // It waits for another attempt, which is of no use any more.
+            self.settle(id, change);
         }
     }
 
-    /// Takes one off its way.
-    fn land(&mut self, id: MessageId) {
-        if let Some(whatsapp_id) = self.flights.remove(&id).and_then(|flight| flight.whatsapp_id) {
-            self.by_whatsapp_id.remove(&whatsapp_id);
+    /// What runs out of time: acks, and the grace after a lost connection.
+    fn run_out_of_time(&mut self) {
+        let overdue = self.flights.overdue(Instant::now());
+        if overdue.iter().any(|(_, stage)| matches!(stage, Stage::AwaitingAck(_))) {
+            self.probe();
+        }
+        for (id, stage) in overdue {
+            if matches!(stage, Stage::Cut(_)) {
+                let cuts = self.state.cut(id);
+                self.attempt_ended(id, &Attempt::Cut(cuts));
+            } else {
+                self.attempt_ended(id, &Attempt::NoAnswer);
+            }
+        }
+    }
+
+    /// A connection that swallows acks may be dead: have it prove that it lives.
+    fn probe(&mut self) {
+        if self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            let session = Arc::clone(&self.courier.session);
+            let probe = tokio::spawn(async move {
+                session.probe().await;
+            });
+            self.probing = Some(AbortOnDropHandle::new(probe));
+        }
+    }
+
+    fn verdict(&self, attempt: &Attempt, attempts: u32) -> Change {
+        policy::after(attempt, attempts, &self.settings.borrow(), self.now(), rand::random())
+    }
+
+    fn attempt_ended(&mut self, id: MessageId, attempt: &Attempt) {
+        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage != Stage::Settling) else { return };
+        let change = self.verdict(attempt, flight.attempts);
+        self.settle(id, change);
+    }
+
+    /// Has the row changed; until that is done the message is on its way, wherever it was.
+    fn settle(&mut self, id: MessageId, change: Change) {
+        if self.flights.get(id).is_none() {
+            self.state.start(id);
+            self.flights.add(id, Stage::Settling, self.connection);
+        }
+        self.flights.set(id, Stage::Settling);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.open_changes += 1;
+        }
+        let _ = self.settles.send(Settle { target: Target::Row(id), change, at: self.now() });
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        let Settled { id, status, retry_at } = settled;
+        match status {
+            Some(Status::Pending | Status::Sending) => {
+                let Some(flight) = self.flights.get_mut(id) else { return };
+                flight.open_changes = flight.open_changes.saturating_sub(1);
+                // With another change under way, that one has the last word.
+                if flight.stage == Stage::Settling && flight.open_changes == 0 {
+                    self.flights.remove(id);
+                    self.state.put_back(id, retry_at, self.now());
+                }
+            }
+            // A receipt or a late ack may finish one that is on its way, or in the line.
+            Some(Status::Sent) | None => self.forget(id),
+            // Old news of one that the user has had tried again since is no reason to forget it.
+            Some(Status::Failed | Status::Cancelled) => {
+                if self.flights.get(id).is_some_and(|flight| flight.open_changes > 0) {
+                    self.forget(id);
+                }
+            }
         }
     }
 
     fn forget(&mut self, id: MessageId) {
-        self.land(id);
-        if let Some(lane) = self.state.entry(id).map(|entry| entry.lane) {
-            self.waiting[lane as usize].fetch_sub(1, Ordering::Relaxed);
-        }
-        let now = self.now();
-        self.state.remove(id, now);
+        self.flights.remove(id);
+        self.state.remove(id, self.now());
     }
 
-    /// The link came or went. What was handed over and not acknowledged on the old connection goes again.
-    async fn link_changed(&mut self) {
-        let connected = self.link.borrow_and_update().state.is_connected();
-        let now = self.now();
-        if connected {
-            self.count_trouble(now);
-            self.offline_counted = None;
-            if std::mem::take(&mut self.offline_marked) {
-                self.mark_offline(None).await;
+    /// The link came, went, or was replaced by another one between two looks.
+    fn link_changed(&mut self) {
+        let link = self.link.borrow_and_update().clone();
+        let connected_since = link.state.is_connected().then_some(link.since);
+        if connected_since == self.connected_since {
+            return;
+        }
+        if self.connected_since.is_some() {
+            // What was handed over there and not acknowledged goes again.
+            self.connection += 1;
+            self.flights.cut(Instant::now() + CUT_GRACE);
+        }
+        self.connected_since = connected_since;
+        self.rest_until = None;
+    }
+
+    fn count_trouble(&mut self) {
+        let (now, max_age) = (self.now(), self.settings.borrow().max_age);
+        let in_trouble = !self.paused && self.connected_since.is_none();
+        let over = self.trouble.count(&mut self.state, now, in_trouble, max_age);
+        for id in over {
+            let reason = policy::too_old(max_age);
+            self.settle(id, Change::Failed { reason });
+        }
+    }
+
+    /// Until the next thing that only time brings; `None`: only an input brings anything.
+    fn sleep(&self) -> Option<Duration> {
+        let (now, wall) = (Instant::now(), self.now());
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let mut next: Vec<Duration> = self.flights.next_due().map(until).into_iter().collect();
+        next.extend(self.state.next_time().map(|at| at.since(wall).min(LONGEST_SLEEP)));
+        if !self.state.nothing_waits() {
+            next.extend(self.trouble.due(wall));
+            if self.may_send() {
+                next.extend(self.rest_until.filter(|at| *at > now).map(until));
+                let gaps = self.gaps();
+                let turns = Lane::ALL.into_iter().filter(|lane| self.state.has_ready(*lane));
+                next.extend(turns.filter_map(|lane| match self.pace.turn(lane, gaps, now) {
+                    Turn::At(at) => Some(until(at)),
+                    Turn::Now | Turn::AfterThis => None,
+                }));
             }
-            return;
         }
-        let since = *self.offline_counted.get_or_insert(now);
-        if !std::mem::replace(&mut self.offline_marked, true) {
-            self.mark_offline(Some(since)).await;
-        }
-        let awaiting = |flight: &Flight| matches!(flight.stage, Stage::AwaitingAck(_));
-        let cut: Vec<_> = self.flights.iter().filter(|(_, flight)| awaiting(flight)).map(|(id, _)| *id).collect();
-        for id in cut {
-            let cuts = self.state.cut(id);
-            self.attempt_ended(id, &Attempt::Cut(cuts));
-        }
+        next.into_iter().min().map(|sleep| sleep.max(Duration::from_millis(1)))
     }
 
-    async fn mark_offline(&self, since: Option<Timestamp>) {
-        let value = since.map(|at| at.as_millis().to_string().into_bytes());
-        if let Err(error) = self.courier.store.values.put(MARKS, OFFLINE_SINCE, value).await {
-            tracing::warn!(%error, "cannot write down since when the account is offline");
-        }
-    }
-
-    /// Adds the time since the last look to whatever waits, while offline; what waited too long is given up.
-    fn count_trouble(&mut self, now: Timestamp) {
-        let Some(from) = self.offline_counted else { return };
-        let connected = self.link.borrow().state.is_connected();
-        if now.since(from) < TROUBLE_STEP && !connected {
-            return;
-        }
-        self.offline_counted = Some(now);
-        let max_age = self.settings.borrow().max_age;
-        for id in self.state.add_trouble(from, now, max_age).into_iter().take(EXPIRE_AT_ONCE) {
-            let reason =
-                format!("waited longer than {} h without reaching WhatsApp (queue.max_age)", max_age.as_secs() / 3600);
-            self.state.start(id);
-            self.flights.insert(id, Flight { stage: Stage::Settling, attempts: 0, whatsapp_id: None });
-            self.couriers.spawn(self.courier.clone().settle(id, Change::Failed { reason }));
-        }
-    }
-
-    /// Until the next thing that only time brings.
-    fn sleep(&self) -> Duration {
-        let now = self.now();
-        let acks = self.flights.values().filter_map(|flight| match flight.stage {
-            Stage::AwaitingAck(due) => Some(due),
-            Stage::HandingOver | Stage::Settling => None,
-        });
-        let departures = Lane::ALL.into_iter().filter(|lane| self.state.has_ready(*lane));
-        let departures = departures.filter_map(|lane| self.departures[slot(lane)].filter(|at| *at > now));
-        let next = acks.chain(departures).chain(self.state.next_time()).min();
-        next.map_or(LONGEST_SLEEP, |at| at.since(now)).clamp(Duration::from_millis(1), LONGEST_SLEEP)
-    }
-
-    /// No new work; acks that come within a moment still count, the rest is put back when the daemon starts again.
+    /// No new work; acks that come within a moment still count, the rest goes back under its id.
     async fn drain(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
-        let deadline = tokio::time::Instant::now() + DRAIN;
-        while !self.flights.is_empty() || !self.couriers.is_empty() {
+        let deadline = Instant::now() + DRAIN;
+        while self.flights.len() > 0 {
+            let due = self.flights.next_due().map_or(deadline, |due| due.min(deadline));
             tokio::select! {
                 Some(input) = inputs.recv() => self.take(input, &mut inputs),
-                Some(_) = self.couriers.join_next(), if !self.couriers.is_empty() => {}
-                () = tokio::time::sleep_until(deadline) => break,
-            }
-        }
-        let left: Vec<MessageId> = self.flights.keys().copied().collect();
-        let now = self.now();
-        for id in left {
-            // Its ack may be on its way: it goes again under its id, and is dropped there if it had arrived.
-            if let Err(error) = self.courier.store.outbox.change(id, Change::PutBack, now).await {
-                tracing::warn!(%error, "a message is put back at the next start");
-            }
-        }
-    }
-}
-
-/// Replies have a gap of their own.
-fn slot(lane: Lane) -> usize {
-    usize::from(lane != Lane::Reply)
-}
-
-/// Retention: looks every so often, removes what is old in bounded steps.
-pub(super) async fn prune(
-    store: Store,
-    settings: watch::Receiver<Snapshot>,
-    clock: Arc<dyn Clock>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let keep = settings.borrow().keep();
-        loop {
-            let now = clock.now();
-            let removed = match store.outbox.prune(keep, now).await {
-                Ok(messages) => store.journal.prune_events(keep, now).await.map(|events| messages + events),
-                Err(error) => Err(error),
-            };
-            match removed {
-                Ok(0) => break,
-                Ok(removed) => tracing::debug!(removed, "old rows removed"),
-                Err(error) => {
-                    tracing::warn!(%error, "old rows are not removed");
-                    break;
+                Ok(()) = self.link.changed() => self.link_changed(),
+                () = tokio::time::sleep_until(due) => {
+                    if due == deadline { break }
+                    self.run_out_of_time();
                 }
             }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(PRUNE_EVERY) => {}
+        self.couriers.abort_all();
+        for id in self.flights.ids() {
+            // Its ack may be on its way: the repeat carries the same id, and is dropped there if it had arrived.
+            self.settle(id, Change::PutBack);
         }
+        let Self { settles, settler, .. } = self;
+        drop(settles);
+        if tokio::time::timeout(DRAIN, settler).await.is_err() {
+            tracing::warn!("the store did not answer; what was on its way is put back at the next start");
+        }
+    }
+}
+
+async fn sleep_for(sleep: Option<Duration>) {
+    match sleep {
+        Some(sleep) => tokio::time::sleep(sleep).await,
+        None => std::future::pending().await,
     }
 }

@@ -274,3 +274,18 @@ pub struct Store {
     /// Whether it works.
     pub health: watch::Receiver<StoreHealth>,
 }
+
+impl Store {
+    /// After an error: waits until the store says that it works again, a second at the most. When it says so already
+    /// and failed all the same, that second is what keeps the caller from spinning.
+    pub async fn come_back(&self) {
+        let mut health = self.health.clone();
+        let working = *health.borrow() == StoreHealth::Ready;
+        let ready = async {
+            if working || health.wait_for(|health| *health == StoreHealth::Ready).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), ready).await;
+    }
+}
