@@ -42,11 +42,7 @@ pub(super) struct Settled {
 }
 
 /// Works until nobody can ask any more and everything asked for is done.
-pub(super) async fn run(
-    ledger: Ledger,
-    asked: mpsc::UnboundedReceiver<Settle>,
-    inputs: mpsc::UnboundedSender<Input>,
-) {
+pub(super) async fn run(ledger: Ledger, asked: mpsc::UnboundedReceiver<Settle>, inputs: mpsc::UnboundedSender<Input>) {
     let settled = UnboundedReceiverStream::new(asked).map(|asked| settle(&ledger, asked)).buffered(AT_ONCE);
     let mut settled = std::pin::pin!(settled);
     while let Some(settled) = settled.next().await {
