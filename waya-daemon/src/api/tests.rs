@@ -122,6 +122,7 @@ async fn changes_of_messages_are_told_as_they_come() {
     let world = World::new().await;
     let mut changes = world.api.message_changes();
     let id = world.api.send(one("6281200000002", "Halo"), Source::Cli).await.unwrap().id.unwrap();
+    assert_eq!(changes.next().await.unwrap().status.as_str(), "pending");
     world.bus.publish(BusEvent::Link(LinkState::Connected));
     world.api.cancel(&id.to_string()).await.unwrap();
     assert_eq!(changes.next().await.unwrap().status.as_str(), "cancelled");
