@@ -49,7 +49,6 @@ pub(super) fn unknown_value(field: &'static str) -> Status {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::session::SessionError;

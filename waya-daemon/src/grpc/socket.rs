@@ -106,7 +106,8 @@ pub fn bind(path: &Path, options: &SocketOptions) -> Result<BoundSocket, SocketE
     socket.listen(BACKLOG).map_err(io)?;
     socket.set_nonblocking(true).map_err(io)?;
     let listener = StdListener::from(OwnedFd::from(socket));
-    Ok(BoundSocket { listener, file, private: options.mode & 0o077 == 0 })
+    let for_others = options.mode & 0o077;
+    Ok(BoundSocket { listener, file, private: for_others == 0 })
 }
 
 /// Makes room where nobody answers any more.
@@ -221,7 +222,6 @@ const fn is_allowed(peer: u32, own: u32) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
