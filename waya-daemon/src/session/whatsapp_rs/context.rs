@@ -120,7 +120,9 @@ impl Context {
             return false;
         }
         let newer = version::newer(&self.http, self.version()).await;
-        newer.into_iter().for_each(|version| self.learn_version(version));
+        if let Some(version) = newer {
+            self.learn_version(version);
+        }
         newer.is_some()
     }
 }
