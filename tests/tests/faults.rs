@@ -13,7 +13,7 @@ async fn handed_over(world: &World, id: &str) -> Result<u64> {
 
 #[tokio::test]
 async fn an_ack_that_never_comes_is_tried_again_under_the_same_id_and_then_told() -> Result<()> {
-    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "500ms").env("WAYA_QUEUE_MAX_ATTEMPTS", "2");
+    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "1s").env("WAYA_QUEUE_MAX_ATTEMPTS", "2");
     let world = World::with(options)?;
     world.fault("ack-lost", &[]).await?;
     let (_, answer) = world.admin.post("/fault", &json!({"kind": "no-receipts"})).await?;
@@ -31,7 +31,7 @@ async fn an_ack_that_never_comes_is_tried_again_under_the_same_id_and_then_told(
 
 #[tokio::test]
 async fn a_late_receipt_turns_a_failure_into_sent() -> Result<()> {
-    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "500ms").env("WAYA_QUEUE_MAX_ATTEMPTS", "1");
+    let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "1s").env("WAYA_QUEUE_MAX_ATTEMPTS", "1");
     let world = World::with(options)?;
     world.fault("ack-lost", &[]).await?;
     let (status, answer) = world.admin.post("/offline", &json!({"who": BUDI})).await?;

@@ -125,6 +125,7 @@ fn wrong_flags_and_config_are_named() -> Result<()> {
 #[test]
 fn cron_finds_the_daemon_without_any_environment() -> Result<()> {
     let root = tempfile::tempdir()?;
+    std::fs::create_dir(root.path().join("run"))?;
     let mut command = alone(root.path());
     command.arg("--data-dir").arg(root.path().join(".local/share/waya/default"));
     let daemon = Running::start(command, &root.path().join("log"))?;
@@ -143,7 +144,7 @@ fn cron_finds_the_daemon_without_any_environment() -> Result<()> {
 fn a_sandbox_never_reaches_beyond_this_machine() -> Result<()> {
     let root = tempfile::tempdir()?;
     let mut command = Binary::sandbox()?.command();
-    command.args(["--connect", "wss://web.whatsapp.com/ws/chat", "--http", "off"]);
+    command.args(["--connect", "ws://192.0.2.1/ws/chat", "--http", "off"]);
     command.arg("--data-dir").arg(root.path().join("a")).arg("--socket").arg(root.path().join("s"));
     let (code, error) = refusal(command);
     assert_ne!(code, Some(0));

@@ -115,7 +115,7 @@ async fn incoming(world: &World, after: &str) -> Result<(Vec<(String, String)>, 
     let (_, page) = world.api.get(&format!("/api/events?after={after}&limit=1000")).await?;
     let events = page["events"].as_array().with_context(|| page.to_string())?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let incoming = events.iter().filter(|event| event["kind"] == "message");
+    let incoming = events.iter().filter(|event| event["type"] == "message");
     let incoming = incoming.map(|event| (text(&event["message"]["chatId"]), text(&event["message"]["body"])));
     Ok((incoming.collect(), text(&page["next"])))
 }
