@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{ConfigError, Found, keys};
+use super::{Found, keys};
 
 /// Variables that other programs of this product read, or that name no key.
 const OTHERS: [&str; 3] = ["WAYA_API_KEY", "WAYA_URL", "WAYA_LOG"];
@@ -19,7 +19,7 @@ pub(super) struct Environment {
 }
 
 /// Sorts the `WAYA_*` variables; empty ones count as absent.
-pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Result<Environment, ConfigError> {
+pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
     let mut environment = Environment::default();
     for (name, value) in variables {
         if !name.starts_with("WAYA_") || value.is_empty() {
@@ -41,7 +41,7 @@ pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Res
             },
         }
     }
-    Ok(environment)
+    environment
 }
 
 /// `queue.delay` → `WAYA_QUEUE_DELAY`.

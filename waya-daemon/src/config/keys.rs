@@ -67,7 +67,7 @@ const KEYS: &[Key] = &[
         expected: "a filter such as info, or info,waya_daemon=debug",
         apply: |config, text| {
             tracing_subscriber::EnvFilter::try_new(text).ok()?;
-            config.log_filter = text.to_owned();
+            text.clone_into(&mut config.log_filter);
             Some(())
         },
     },

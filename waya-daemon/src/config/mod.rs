@@ -92,7 +92,7 @@ impl Config {
         args: &CommonArgs,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let environment = environment::read(environment)?;
+        let environment = environment::read(environment);
         let profile = match (&args.profile, &environment.profile) {
             (Some(flag), _) => places::profile(flag, "--profile")?,
             (None, Some(value)) => places::profile(value, "environment variable WAYA_PROFILE")?,

@@ -1,7 +1,5 @@
 //! What the config takes, and how it says no.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::path::Path;
 
 use super::{Config, ConfigError, HttpAddress, file};

@@ -87,9 +87,9 @@ impl Message {
             }
             // An earlier attempt may have arrived whatever was decided since: the truth wins.
             (Change::Acked, Status::Pending | Status::Sending | Status::Failed | Status::Cancelled) => {
-                self.arrived(now)
+                self.arrived(now);
             }
-            (Change::Acked, Status::Sent) => return Ok(false),
+            (Change::Acked, Status::Sent) | (Change::Cancel, Status::Cancelled) => return Ok(false),
             (Change::Failed { reason }, Status::Pending | Status::Sending) => {
                 self.status = Status::Failed;
                 self.error = Some(reason.clone());
@@ -101,7 +101,6 @@ impl Message {
                 self.retry_at = None;
                 self.finished_at = Some(now);
             }
-            (Change::Cancel, Status::Cancelled) => return Ok(false),
             (Change::RetryByHand, Status::Failed | Status::Cancelled) => {
                 self.status = Status::Pending;
                 self.attempts = 0;

@@ -1,7 +1,5 @@
 //! The worker on a store in memory and a scripted WhatsApp, with time that passes only when everything waits.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
