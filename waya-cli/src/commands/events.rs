@@ -49,7 +49,7 @@ async fn read(
         output.line(line)?;
     }
     if page.events.len() >= args.limit as usize {
-        output.note(format!("more: waya events --after {}", page.next))?;
+        output.note(format!("for more use --after {}", page.next))?;
     }
     Ok(ExitCode::Done)
 }

@@ -125,7 +125,7 @@ async fn list(
         message::table(&answer.messages, output)?;
     }
     if let Some(next) = answer.next {
-        output.note(format!("older ones: waya queue list --before {next}"))?;
+        output.note(format!("for older ones add --before {next}"))?;
     }
     Ok(ExitCode::Done)
 }
