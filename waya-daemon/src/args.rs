@@ -19,10 +19,10 @@ pub struct CommonArgs {
     /// One profile is one WhatsApp account, one data folder and one socket [default: default; env: WAYA_PROFILE]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
-    /// The config file [default: <config>/waya/<profile>.toml; env: WAYA_CONFIG]
+    /// The config file [default: ~/.config/waya/PROFILE.toml; env: WAYA_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The data folder itself [default: <data>/waya/<profile>; env: WAYA_DATA_DIR]
+    /// The data folder itself [default: ~/.local/share/waya/PROFILE; env: WAYA_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// The Unix socket of the command line [env: WAYA_SOCKET]
