@@ -138,6 +138,8 @@ impl Message {
             ReceiptKind::Played => Ack::Played,
         };
         self.ack = self.ack.max(ack);
+        // WhatsApp tells whole seconds, which may lie before the moment its own ack was seen.
+        let at = self.sent_at.map_or(at, |sent| at.max(sent));
         self.delivered_at.get_or_insert(at);
         if kind != ReceiptKind::Delivered {
             self.read_at.get_or_insert(at);

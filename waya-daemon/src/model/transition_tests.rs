@@ -61,6 +61,7 @@ proptest! {
             prop_assert_eq!(message.ack >= Ack::Read, message.read_at.is_some());
             prop_assert!(message.status != Status::Sent || message.error.is_none());
             prop_assert!(message.retry_at.is_none() || message.status == Status::Pending);
+            prop_assert!(message.delivered_at.is_none() || message.delivered_at >= message.sent_at);
             // The id WhatsApp knows it by is chosen once.
             prop_assert_eq!(&message.whatsapp_id, &before.whatsapp_id);
         }
