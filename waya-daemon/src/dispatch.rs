@@ -109,3 +109,7 @@ async fn journal_link(store: &Store, state: LinkState, at: Timestamp, last: &mut
     }
     *last = Some(state);
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -67,3 +67,63 @@ proptest! {
         }
     }
 }
+
+/// A message that went through these changes, one a millisecond.
+fn after(changes: &[Change]) -> Message {
+    let mut message = message();
+    for (n, change) in (10..).zip(changes) {
+        assert_eq!(message.apply(change, Timestamp::from_millis(n)), Ok(true), "{change:?} at {n}");
+    }
+    message
+}
+
+fn receipt(kind: ReceiptKind) -> Change {
+    Change::Receipt { kind, at: Timestamp::from_millis(5) }
+}
+
+#[test]
+fn a_receipt_may_overtake_the_ack_and_says_it_too() {
+    let read = after(&[Change::Claim, receipt(ReceiptKind::Read)]);
+    assert_eq!((read.status, read.ack), (Status::Sent, Ack::Read));
+    assert_eq!(read.sent_at, Some(Timestamp::from_millis(11)));
+    assert_eq!((read.delivered_at, read.read_at), (Some(Timestamp::from_millis(5)), Some(Timestamp::from_millis(5))));
+    let mut late = read.clone();
+    for change in [Change::Acked, receipt(ReceiptKind::Delivered), receipt(ReceiptKind::Read)] {
+        assert_eq!(late.apply(&change, Timestamp::from_millis(99)), Ok(false), "{change:?}");
+    }
+    assert_eq!(late, read);
+}
+
+#[test]
+fn the_truth_wins_over_whatever_was_given_up() {
+    let failed = Change::Failed { reason: "no answer".to_owned() };
+    for given_up in [&[Change::Claim, failed][..], &[Change::Cancel]] {
+        for truth in [Change::Acked, receipt(ReceiptKind::Delivered)] {
+            let mut message = after(given_up);
+            assert_eq!(message.apply(&truth, Timestamp::from_millis(50)), Ok(true));
+            assert_eq!((message.status, message.error.clone()), (Status::Sent, None));
+            assert_eq!(message.finished_at, Some(Timestamp::from_millis(50)));
+        }
+    }
+}
+
+#[test]
+fn waiting_offline_spends_no_attempt_and_a_try_by_hand_begins_anew() {
+    assert_eq!(after(&[Change::Claim, Change::PutBack, Change::Claim, Change::PutBack]).attempts, 0);
+    let retry = Change::Retry { at: Timestamp::from_millis(500), reason: "busy".to_owned() };
+    let backing_off = after(&[Change::Claim, retry, Change::Claim]);
+    assert_eq!((backing_off.attempts, backing_off.retry_at), (2, None));
+    let by_hand = after(&[Change::Claim, Change::Failed { reason: "no".to_owned() }, Change::RetryByHand]);
+    assert_eq!((by_hand.attempts, by_hand.status, by_hand.error), (0, Status::Pending, None));
+    assert_eq!(by_hand.whatsapp_id, message().whatsapp_id);
+}
+
+#[test]
+fn what_is_on_its_way_or_done_cannot_be_taken_back() {
+    for (changes, status) in [(&[Change::Claim][..], Status::Sending), (&[Change::Claim, Change::Acked], Status::Sent)]
+    {
+        let mut message = after(changes);
+        let refused = message.apply(&Change::Cancel, Timestamp::from_millis(99));
+        assert_eq!(refused, Err(Refusal { status }));
+    }
+}

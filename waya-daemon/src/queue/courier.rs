@@ -20,7 +20,7 @@ use crate::store::{Changed, Contact};
 /// How long it is believed that a number is, or is not, on WhatsApp.
 const REGISTRATION_HOLDS: Duration = Duration::from_hours(24);
 /// Longer than the session takes for any answer: whatever hangs beyond that must not hold the queue.
-const HAND_OVER_AT_MOST: Duration = Duration::from_secs(60);
+const HAND_OVER_AT_MOST: Duration = Duration::from_mins(1);
 
 /// What a courier needs; cheap to clone.
 #[derive(Debug, Clone)]

@@ -90,7 +90,9 @@ impl Flights {
     pub fn cut(&mut self, until: Instant) {
         let awaiting = |flight: &Flight| matches!(flight.stage, Stage::AwaitingAck(_));
         let cut: Vec<_> = self.all.iter().filter(|(_, flight)| awaiting(flight)).map(|(id, _)| *id).collect();
-        cut.into_iter().for_each(|id| self.set(id, Stage::Cut(until)));
+        for id in cut {
+            self.set(id, Stage::Cut(until));
+        }
     }
 
     /// Those for which time has run out by `now`, and the stage that it ran out in.

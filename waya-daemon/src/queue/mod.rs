@@ -19,9 +19,15 @@ mod trouble;
 mod worker;
 
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod pace_tests;
 #[cfg(test)]
 mod state_tests;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod worker_tests;
 

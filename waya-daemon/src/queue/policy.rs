@@ -8,7 +8,7 @@ use crate::settings::Snapshot;
 /// The first wait after an attempt that did not succeed.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 /// No wait is longer.
-pub const BACKOFF_LONGEST: Duration = Duration::from_secs(10 * 60);
+pub const BACKOFF_LONGEST: Duration = Duration::from_mins(10);
 /// So often a lost connection costs a message nothing; after that it is suspected of causing the loss.
 const FREE_CUTS: u32 = 3;
 

@@ -11,7 +11,7 @@ use crate::settings::Snapshot;
 use crate::store::{Store, StoreError};
 
 /// The start of the daemon has better things to do.
-const FIRST_LOOK: Duration = Duration::from_secs(60);
+const FIRST_LOOK: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_mins(10);
 /// Between two steps others get their turn at the store.
 const STEP_EVERY: Duration = Duration::from_millis(50);

@@ -1,7 +1,7 @@
 //! What waits and what is on its way, in memory: enough to choose the next message without asking the store. Pure.
 //!
 //! Within a lane, a chat's messages leave in the order of acceptance and one at a time: only the oldest of a chat is a
-//! candidate, and none while one is on its way. One that backs off keeps its place, so it holds its own chat only. One
+//! candidate, and none while one is on its way. One that backs off stays at the head, so it holds its own chat only. One
 //! with a time of its own joins its chat's line when that has come.
 
 use std::collections::{BTreeSet, HashMap};
@@ -41,7 +41,20 @@ pub struct Entry {
 #[derive(Debug, Default)]
 struct Line {
     waiting: BTreeSet<MessageId>,
+    /// The one that has left before: it may have arrived, so nothing of its chat passes it.
+    tried: Option<MessageId>,
     in_flight: Option<MessageId>,
+}
+
+impl Line {
+    fn head(&self) -> Option<MessageId> {
+        self.tried.or_else(|| self.waiting.first().copied())
+    }
+
+    fn leave(&mut self, id: MessageId) {
+        self.waiting.remove(&id);
+        self.tried.take_if(|tried| *tried == id);
+    }
 }
 
 /// Everything unfinished.
@@ -83,7 +96,9 @@ impl State {
         self.entries.insert(open.id, entry);
         match scheduled {
             Some(at) => drop(self.scheduled.insert((at, open.id))),
-            None => self.join(key, open.id, now),
+            // As if it came back just now.
+            None if open.attempts > 0 => self.put_back(open.id, open.retry_at, now),
+            None => self.join(&key, open.id, now),
         }
     }
 
@@ -97,16 +112,16 @@ impl State {
         }
     }
 
-    fn join(&mut self, key: (Lane, ChatId), id: MessageId, now: Timestamp) {
-        self.unhead(&key);
+    fn join(&mut self, key: &(Lane, ChatId), id: MessageId, now: Timestamp) {
+        self.unhead(key);
         self.waiting[key.0 as usize].insert(id);
         self.lines.entry(key.clone()).or_default().waiting.insert(id);
-        self.head(&key, now);
+        self.head(key, now);
     }
 
     /// Takes the head of a line out of the candidates, before the line changes.
     fn unhead(&mut self, key: &(Lane, ChatId)) {
-        let Some(head) = self.lines.get(key).and_then(|line| line.waiting.first().copied()) else { return };
+        let Some(head) = self.lines.get(key).and_then(Line::head) else { return };
         self.ready.remove(&(key.0, head));
         if let Some(at) = self.entries.get(&head).and_then(|entry| entry.retry_at) {
             self.backing_off.remove(&(at, head));
@@ -116,7 +131,7 @@ impl State {
     /// Puts the head of a line among the candidates, after the line changed; an empty line goes.
     fn head(&mut self, key: &(Lane, ChatId), now: Timestamp) {
         let Some(line) = self.lines.get(key) else { return };
-        match (line.waiting.first().copied(), line.in_flight) {
+        match (line.head(), line.in_flight) {
             (None, None) => drop(self.lines.remove(key)),
             (Some(head), None) => match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now)
             {
@@ -132,7 +147,7 @@ impl State {
         while let Some((at, id)) = self.scheduled.first().copied().filter(|(at, _)| *at <= now) {
             self.scheduled.remove(&(at, id));
             if let Some(key) = self.key(id) {
-                self.join(key, id, now);
+                self.join(&key, id, now);
             }
         }
         while let Some((at, id)) = self.backing_off.first().copied().filter(|(at, _)| *at <= now) {
@@ -190,7 +205,7 @@ impl State {
         self.unhead(&key);
         self.waiting[key.0 as usize].remove(id);
         if let Some(line) = self.lines.get_mut(&key) {
-            line.waiting.remove(&id);
+            line.leave(id);
             line.in_flight.get_or_insert(id);
         }
         if let Some(entry) = self.entries.get_mut(&id) {
@@ -208,7 +223,9 @@ impl State {
             entry.troubled += retry_at.map_or(0, |at| u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX));
         }
         self.waiting[key.0 as usize].insert(id);
-        self.lines.entry(key.clone()).or_default().waiting.insert(id);
+        let line = self.lines.entry(key.clone()).or_default();
+        line.waiting.insert(id);
+        line.tried.get_or_insert(id);
         self.head(&key, now);
     }
 
@@ -220,7 +237,7 @@ impl State {
         self.unhead(&key);
         self.waiting[key.0 as usize].remove(id);
         if let Some(line) = self.lines.get_mut(&key) {
-            line.waiting.remove(&id);
+            line.leave(id);
         }
         if let Some(whatsapp_id) = self.entries.remove(&id).and_then(|entry| entry.whatsapp_id) {
             self.by_whatsapp_id.remove(&whatsapp_id);

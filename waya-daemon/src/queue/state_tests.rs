@@ -40,17 +40,20 @@ struct Known {
     due: Timestamp,
     retry_at: Option<Timestamp>,
     in_flight: bool,
+    tried: bool,
 }
 
-/// The obvious choice: the best lane's oldest message that is due, is the oldest due one of its chat in its lane, does
-/// not back off, and has none of its chat and lane on its way.
+/// The obvious choice: the best lane's oldest message that is due, is the oldest due one of its chat in its lane or
+/// the one that has left before, does not back off, and has none of its chat and lane on its way.
 fn obvious(known: &BTreeMap<MessageId, Known>, now: Timestamp) -> Option<MessageId> {
     let mut blocked = BTreeSet::new();
     for message in known.values().filter(|message| message.in_flight) {
         blocked.insert((message.lane, message.chat.clone()));
     }
     let mut candidates = Vec::new();
-    for (id, message) in known.iter().filter(|(_, message)| !message.in_flight && message.due <= now) {
+    let mut due: Vec<_> = known.iter().filter(|(_, message)| !message.in_flight && message.due <= now).collect();
+    due.sort_by_key(|(id, message)| (!message.tried, **id));
+    for (id, message) in due {
         // The first one seen of a line is its head; whatever it does, those behind it wait.
         if blocked.insert((message.lane, message.chat.clone())) && message.retry_at.is_none_or(|at| at <= now) {
             candidates.push((message.lane, *id));
@@ -77,7 +80,7 @@ proptest! {
                     let not_before = after_ms.map(|ms| now.plus(Duration::from_millis(ms)));
                     let id = ids.next(now);
                     state.insert(OpenMessage { id, chat: chat.clone(), lane, status: Status::Pending, created_at: now, not_before, retry_at: None, attempts: 0 }, now);
-                    known.insert(id, Known { chat, lane, due: not_before.unwrap_or(now), retry_at: None, in_flight: false });
+                    known.insert(id, Known { chat, lane, due: not_before.unwrap_or(now), retry_at: None, in_flight: false, tried: false });
                 }
                 Step::StartNext => {
                     let next = state.next(|_| true);
@@ -94,7 +97,7 @@ proptest! {
                 Step::PutBack(n, after) => if let Some(id) = nth(n, true, &known) {
                     let retry_at = after.map(|ms| now.plus(Duration::from_millis(ms)));
                     state.put_back(id, retry_at, now);
-                    if let Some(message) = known.get_mut(&id) { message.in_flight = false; message.retry_at = retry_at; }
+                    if let Some(message) = known.get_mut(&id) { message.in_flight = false; message.tried = true; message.retry_at = retry_at; }
                 },
                 Step::Cancel(n) => if let Some(id) = nth(n, false, &known) {
                     state.remove(id, now);
@@ -147,7 +150,7 @@ fn offline_time_counts_from_when_a_message_was_due() {
     let old = open(1_000, None);
     let young = open(90_000, None);
     let scheduled = open(1_000, Some(500_000));
-    let over = state.add_trouble(at(0), at(100_000), Duration::from_secs(60));
+    let over = state.add_trouble(at(0), at(100_000), Duration::from_mins(1));
     assert_eq!(over, [old]);
     assert_eq!(state.entry(young).map(|entry| entry.troubled), Some(10_000));
     assert_eq!(state.entry(scheduled).map(|entry| entry.troubled), Some(0));

@@ -13,7 +13,7 @@ use super::{MARKS, state::State};
 use crate::model::{MessageId, Timestamp};
 
 /// The count is brought up to date this often at least.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_mins(1);
 /// Since when, in the store.
 const OFFLINE_SINCE: &str = "queue.offline_since";
 

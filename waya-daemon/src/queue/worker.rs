@@ -252,7 +252,9 @@ impl Worker {
     fn take_in(&mut self, messages: Vec<OpenMessage>) {
         let now = self.now();
         // One that has finished meanwhile is found out when it is claimed.
-        messages.into_iter().for_each(|open| self.state.insert(open, now));
+        for open in messages {
+            self.state.insert(open, now);
+        }
         if self.rereading.take() == Some(true) {
             self.reread();
         }

@@ -1,131 +1,16 @@
 //! The worker on a store in memory and a scripted WhatsApp, with time that passes only when everything waits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::{Accepted, Draft, NO_ANSWER, Queue};
-use crate::api::testing::{Memory, memory};
-use crate::bus::Bus;
-use crate::clock::{Clock, TokioClock};
-use crate::model::{
-    Ack, ChatId, Lane, LinkState, Message, MessageId, NackReason, OfflineReason, ReceiptKind, Source, Status, Timestamp,
-};
-use crate::session::fake::{FakeWhatsApp, SendStep};
-use crate::session::{SendError, WhatsApp};
+use super::testing::{World, draft, offline, quick};
+use super::{Draft, NO_ANSWER};
+use crate::clock::Clock as _;
+use crate::model::{Ack, Lane, LinkState, NackReason, ReceiptKind, Status};
+use crate::session::SendError;
+use crate::session::fake::SendStep;
 use crate::settings::Snapshot;
-use crate::store::Store;
-
-struct World {
-    memory: Arc<Memory>,
-    store: Store,
-    whatsapp: Arc<FakeWhatsApp>,
-    settings: watch::Sender<Snapshot>,
-    clock: Arc<dyn Clock>,
-    queue: Queue,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
-
-fn offline() -> LinkState {
-    LinkState::Offline { reason: OfflineReason("no route".to_owned()), retry_at: None }
-}
-
-impl World {
-    async fn new(settings: Snapshot) -> Self {
-        let (memory, store) = memory();
-        let whatsapp = Arc::new(FakeWhatsApp::connected(mpsc::unbounded_channel().0));
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
-        let settings = watch::Sender::new(settings);
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let queue = start(&store, &whatsapp, &settings, &clock, &tasks, &stop).await;
-        Self { memory, store, whatsapp, settings, clock, queue, tasks, stop }
-    }
-
-    /// A stop and a start on the same rows.
-    async fn restart(&mut self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        (self.tasks, self.stop) = (TaskTracker::new(), CancellationToken::new());
-        self.queue = start(&self.store, &self.whatsapp, &self.settings, &self.clock, &self.tasks, &self.stop).await;
-    }
-
-    async fn accept(&self, person: u8, lane: Lane) -> MessageId {
-        self.accept_at(person, lane, None).await
-    }
-
-    async fn accept_at(&self, person: u8, lane: Lane, not_before: Option<Timestamp>) -> MessageId {
-        let draft = Draft {
-            chat: ChatId::phone(&format!("62812000000{person:02}")),
-            text: "Halo".to_owned(),
-            reference_id: None,
-            lane,
-            source: Source::Api,
-            not_before,
-        };
-        let Ok(Accepted::Fresh(placed)) = self.queue.enqueue(vec![draft], None).await else { panic!("refused") };
-        placed[0].id
-    }
-
-    async fn message(&self, id: MessageId) -> Message {
-        self.store.outbox.message(id).await.unwrap().unwrap()
-    }
-
-    async fn until(&self, id: MessageId, wanted: impl Fn(&Message) -> bool) -> Message {
-        let end = Instant::now() + Duration::from_secs(24 * 3600);
-        loop {
-            let message = self.message(id).await;
-            if wanted(&message) {
-                return message;
-            }
-            assert!(Instant::now() < end, "it never came to that: {message:?} {:?}", message.error);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Waits for so many hand-overs in all.
-    async fn sent(&self, count: usize) -> Vec<crate::session::Outgoing> {
-        let waited = tokio::time::timeout(Duration::from_secs(24 * 3600), self.whatsapp.wait_for_sent(count)).await;
-        waited.expect("it was never handed over")
-    }
-
-    async fn ack(&self, id: MessageId) {
-        self.queue.on_server_ack(self.message(id).await.whatsapp_id, None);
-        self.until(id, |message| message.status == Status::Sent).await;
-    }
-
-    /// Waits for the n-th hand-over, acknowledges everything handed over; when that was.
-    async fn handed_over(&self, count: usize) -> Instant {
-        let sent = self.sent(count).await;
-        let at = Instant::now();
-        for outgoing in sent {
-            self.queue.on_server_ack(outgoing.whatsapp_id, None);
-        }
-        at
-    }
-}
-
-async fn start(
-    store: &Store,
-    whatsapp: &Arc<FakeWhatsApp>,
-    settings: &watch::Sender<Snapshot>,
-    clock: &Arc<dyn Clock>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Queue {
-    let session: Arc<dyn WhatsApp> = Arc::clone(whatsapp) as Arc<dyn WhatsApp>;
-    let (clock, bus) = (Arc::clone(clock), Bus::default());
-    Queue::start(store.clone(), session, settings.subscribe(), clock, bus, tasks, stop.clone()).await.unwrap()
-}
-
-fn quick() -> Snapshot {
-    Snapshot { delay: Duration::ZERO, jitter: Duration::ZERO, reply_delay: Duration::ZERO, ..Snapshot::default() }
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_queue_sends_at_once_and_a_busy_one_keeps_its_pace() {
@@ -197,7 +82,7 @@ async fn offline_costs_no_attempt_and_the_queue_goes_on_by_itself() {
     let world = World::new(quick()).await;
     world.whatsapp.set_link(offline());
     let id = world.accept(1, Lane::Normal).await;
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     let waiting = world.message(id).await;
     assert_eq!((waiting.status, waiting.attempts), (Status::Pending, 0));
     assert_eq!(world.queue.hold(&waiting).map(|hold| hold.reason), Some("offline"));
@@ -245,7 +130,7 @@ async fn a_pause_lasts_through_a_restart() {
     let id = world.accept(1, Lane::Normal).await;
     world.restart().await;
     assert!(world.queue.is_paused());
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
     assert_eq!(world.queue.hold(&world.message(id).await).map(|hold| hold.reason), Some("paused"));
     assert!(world.whatsapp.sent().is_empty());
     world.queue.resume().await.unwrap();
@@ -255,17 +140,17 @@ async fn a_pause_lasts_through_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn what_waited_too_long_offline_is_given_up_and_what_is_scheduled_is_not() {
-    let mut world = World::new(Snapshot { max_age: Duration::from_secs(7200), ..quick() }).await;
+    let mut world = World::new(Snapshot { max_age: Duration::from_hours(2), ..quick() }).await;
     world.whatsapp.set_link(offline());
     let id = world.accept(1, Lane::Normal).await;
-    let tomorrow = world.clock.now().plus(Duration::from_secs(86_400));
-    let scheduled = world.accept_at(2, Lane::Normal, Some(tomorrow)).await;
-    tokio::time::sleep(Duration::from_secs(5400)).await;
+    let tomorrow = world.clock.now().plus(Duration::from_hours(24));
+    let scheduled = world.accept_draft(Draft { not_before: Some(tomorrow), ..draft(2, Lane::Normal) }).await;
+    tokio::time::sleep(Duration::from_mins(90)).await;
     // The count goes on over a restart.
     world.restart().await;
-    tokio::time::sleep(Duration::from_secs(1500)).await;
+    tokio::time::sleep(Duration::from_mins(25)).await;
     assert_eq!(world.message(id).await.status, Status::Pending);
-    tokio::time::sleep(Duration::from_secs(600)).await;
+    tokio::time::sleep(Duration::from_mins(10)).await;
     let failed = world.message(id).await;
     assert_eq!(failed.status, Status::Failed);
     assert!(failed.error.unwrap().contains("queue.max_age"));
@@ -285,7 +170,7 @@ async fn a_number_is_asked_for_once_a_day_and_one_that_is_not_there_fails() {
         world.ack(id).await;
     }
     assert_eq!(world.whatsapp.asked(), ["6281200000001", "6281200000002"]);
-    tokio::time::sleep(Duration::from_secs(25 * 3600)).await;
+    tokio::time::sleep(Duration::from_hours(25)).await;
     world.accept(2, Lane::Normal).await;
     world.sent(3).await;
     assert_eq!(world.whatsapp.asked().len(), 3);
@@ -316,7 +201,7 @@ async fn a_store_that_fails_for_a_while_loses_and_doubles_nothing() {
     let whatsapp_id = world.message(id).await.whatsapp_id;
     world.memory.set_down(true);
     world.queue.on_server_ack(whatsapp_id, None);
-    tokio::time::sleep(Duration::from_secs(300)).await;
+    tokio::time::sleep(Duration::from_mins(5)).await;
     world.memory.set_down(false);
     world.until(id, |message| message.status == Status::Sent).await;
     assert_eq!(world.whatsapp.sent().len(), 1);

@@ -1,0 +1,160 @@
+//! What the session tells, passed on in front of a store that is slow or gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{JournalInbox, run};
+use crate::api::testing::{Memory, incoming, memory};
+use crate::bus::{Bus, BusEvent};
+use crate::clock::{Clock, TokioClock};
+use crate::model::{
+    ChatId, Cursor, Event, EventBody, Incoming, Lane, LinkState, OfflineReason, Source, Status, Timestamp, WhatsAppId,
+};
+use crate::queue::{Accepted, Draft, Queue};
+use crate::session::fake::FakeWhatsApp;
+use crate::session::{Inbox as _, WaEvent, WhatsApp};
+use crate::settings::Snapshot;
+use crate::store::{Journal, Keep, Page, Store, StoreError};
+
+/// A journal that takes nothing and never says so.
+#[derive(Debug)]
+struct Stuck;
+
+#[async_trait::async_trait]
+impl Journal for Stuck {
+    async fn record_incoming(&self, _: Vec<Incoming>) -> Result<Vec<bool>, StoreError> {
+        std::future::pending().await
+    }
+    async fn append(&self, _: EventBody, _: Timestamp) -> Result<Cursor, StoreError> {
+        std::future::pending().await
+    }
+    async fn after(&self, _: Cursor, _: usize) -> Result<Page, StoreError> {
+        std::future::pending().await
+    }
+    fn newest(&self) -> watch::Receiver<Cursor> {
+        watch::channel(Cursor(0)).1
+    }
+    async fn prune_events(&self, _: Keep, _: Timestamp) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+}
+
+struct World {
+    memory: Arc<Memory>,
+    store: Store,
+    whatsapp: Arc<FakeWhatsApp>,
+    queue: Queue,
+    bus: Bus,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl World {
+    async fn new(wrap: impl FnOnce(Store) -> Store) -> Self {
+        let (memory, store) = memory();
+        let store = wrap(store);
+        let (tell, told) = mpsc::unbounded_channel();
+        let whatsapp = Arc::new(FakeWhatsApp::connected(tell));
+        let session = Arc::clone(&whatsapp) as Arc<dyn WhatsApp>;
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
+        let (settings, bus, stop) = (watch::channel(Snapshot::default()).1, Bus::default(), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let queue =
+            Queue::start(store.clone(), session, settings, Arc::clone(&clock), bus.clone(), &tasks, stop.clone());
+        let queue = queue.await.unwrap();
+        tokio::spawn(run(told, queue.clone(), store.clone(), bus.clone(), clock));
+        Self { memory, store, whatsapp, queue, bus, _stop: stop.drop_guard() }
+    }
+
+    async fn events(&self, count: usize) -> Vec<Event> {
+        let mut newest = self.store.journal.newest();
+        newest.wait_for(|newest| newest.0 >= count as u64).await.unwrap();
+        self.store.journal.after(Cursor(0), 100).await.unwrap().events
+    }
+}
+
+fn offline() -> LinkState {
+    LinkState::Offline { reason: OfflineReason("no route".to_owned()), retry_at: None }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_hangs_keeps_no_ack_waiting() {
+    let world = World::new(|store| Store { journal: Arc::new(Stuck), ..store }).await;
+    world.whatsapp.tell(WaEvent::Link(LinkState::Connected));
+    let draft = Draft {
+        chat: ChatId::phone("6281200000002"),
+        text: "Halo".to_owned(),
+        reference_id: None,
+        lane: Lane::Normal,
+        source: Source::Cli,
+        not_before: None,
+    };
+    let Ok(Accepted::Fresh(placed)) = world.queue.enqueue(vec![draft], None).await else { panic!("refused") };
+    let id = world.whatsapp.wait_for_sent(1).await[0].whatsapp_id.clone();
+    let nobody = WhatsAppId("3EB0".to_owned());
+    world.whatsapp.tell(WaEvent::ServerAck { id: nobody, refused: None });
+    world.whatsapp.tell(WaEvent::ServerAck { id, refused: None });
+    let sent = async {
+        while world.store.outbox.message(placed[0].id).await.unwrap().unwrap().status != Status::Sent {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn link_states_are_journalled_in_order_once_the_store_can_and_without_codes() {
+    let world = World::new(|store| store).await;
+    let mut heard = world.bus.subscribe();
+    world.memory.set_down(true);
+    let code = |qr: &str| LinkState::Pairing { qr: Some(qr.to_owned()), code: None, expires_at: None };
+    for state in [offline(), code("2@first"), code("2@second"), LinkState::Connected, offline()] {
+        world.whatsapp.set_link(state);
+    }
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    world.memory.set_down(false);
+    let bodies: Vec<_> = world.events(4).await.into_iter().map(|event| event.body).collect();
+    let nothing = LinkState::Pairing { qr: None, code: None, expires_at: None };
+    assert_eq!(bodies, [offline(), nothing, LinkState::Connected, offline()].map(EventBody::Link));
+    // Views saw every code, at once.
+    let mut codes = 0;
+    while let Ok(event) = heard.try_recv() {
+        codes += usize::from(matches!(event, BusEvent::Link(LinkState::Pairing { qr: Some(_), .. })));
+    }
+    assert_eq!(codes, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_learnt_of_people_reaches_the_address_book() {
+    let world = World::new(|store| store).await;
+    let person = |name: &str| WaEvent::Person {
+        phone: Some("6281200000002".to_owned()),
+        lid: Some("991".to_owned()),
+        push_name: Some(name.to_owned()),
+    };
+    world.whatsapp.tell(person("Budi"));
+    let known = async {
+        loop {
+            if let Some(contact) = world.store.contacts.by_lid("991").await.unwrap() {
+                return contact;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let contact = tokio::time::timeout(Duration::from_secs(10), known).await.unwrap();
+    assert_eq!((contact.phone.as_deref(), contact.push_name.as_deref()), (Some("6281200000002"), Some("Budi")));
+}
+
+#[tokio::test]
+async fn incoming_messages_are_acknowledged_only_when_the_journal_has_them() {
+    let (memory, store) = memory();
+    let inbox = JournalInbox(Arc::clone(&store.journal));
+    memory.set_down(true);
+    inbox.commit(vec![incoming("A", "Halo")]).await.unwrap_err();
+    memory.set_down(false);
+    inbox.commit(vec![incoming("A", "Halo")]).await.unwrap();
+    assert_eq!(store.journal.after(Cursor(0), 10).await.unwrap().events.len(), 1);
+}
