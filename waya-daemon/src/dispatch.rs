@@ -111,5 +111,4 @@ async fn journal_link(store: &Store, state: LinkState, at: Timestamp, last: &mut
 }
 
 #[cfg(test)]
-#[path = "dispatch_tests.rs"]
 mod tests;
