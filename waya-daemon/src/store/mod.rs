@@ -5,6 +5,8 @@
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
+#[cfg(any(test, feature = "test-util"))]
+pub mod failing;
 pub mod sled;
 
 use std::fmt::Debug;

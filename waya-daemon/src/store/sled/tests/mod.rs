@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod damage;
+mod failures;
 mod groups;
 mod random;
 mod reopen;

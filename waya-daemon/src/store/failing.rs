@@ -1,0 +1,187 @@
+//! A store whose n-th call fails: for tests of what stands on the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Journal, Keep, KeyValues, ListFilter, OpenMessage, Outbox,
+    Page, Store, StoreError,
+};
+use crate::model::{Change, Cursor, EventBody, Incoming, Message, MessageId, Timestamp, WhatsAppId};
+
+/// When the call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Nothing was done.
+    Before,
+    /// It was done, but nobody is told: what a power cut between commit and answer looks like.
+    After,
+}
+
+/// Which calls fail, and how many there were.
+#[derive(Debug, Default)]
+pub struct Failures {
+    calls: AtomicU64,
+    before: AtomicU64,
+    after: AtomicU64,
+}
+
+impl Failures {
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    /// The `nth` call from now on, counted from 1, fails, and no other.
+    pub fn fail(&self, nth: u64, when: When) {
+        let at = |wanted| if when == wanted { self.calls() + nth } else { 0 };
+        self.before.store(at(When::Before), Ordering::SeqCst);
+        self.after.store(at(When::After), Ordering::SeqCst);
+    }
+
+    fn enter(&self) -> Result<Call<'_>, StoreError> {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == self.before.load(Ordering::SeqCst) { Err(failed()) } else { Ok(Call { failures: self, number }) }
+    }
+}
+
+fn failed() -> StoreError {
+    StoreError::Unavailable("this call was made to fail".to_owned())
+}
+
+struct Call<'f> {
+    failures: &'f Failures,
+    number: u64,
+}
+
+impl Call<'_> {
+    fn leave<R>(self, answer: Result<R, StoreError>) -> Result<R, StoreError> {
+        if self.number == self.failures.after.load(Ordering::SeqCst) { Err(failed()) } else { answer }
+    }
+}
+
+/// The wrapper behind all traits.
+#[derive(Debug)]
+struct Failing {
+    inner: Store,
+    failures: Arc<Failures>,
+}
+
+/// Wraps a store.
+#[must_use]
+pub fn failing(inner: Store) -> (Store, Arc<Failures>) {
+    let failures = Arc::new(Failures::default());
+    let health = inner.health.clone();
+    let wrapped = Arc::new(Failing { inner, failures: Arc::clone(&failures) });
+    let store = Store {
+        outbox: Arc::clone(&wrapped) as _,
+        journal: Arc::clone(&wrapped) as _,
+        contacts: Arc::clone(&wrapped) as _,
+        values: wrapped,
+        health,
+    };
+    (store, failures)
+}
+
+/// Hands a call on, between the two moments where it may fail.
+macro_rules! through {
+    ($self:ident, $part:ident.$call:ident($($argument:expr),*)) => {{
+        let call = $self.failures.enter()?;
+        call.leave($self.inner.$part.$call($($argument),*).await)
+    }};
+}
+
+#[async_trait]
+impl Outbox for Failing {
+    async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
+        through!(self, outbox.enqueue(batch))
+    }
+
+    async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {
+        through!(self, outbox.change(id, change, now))
+    }
+
+    async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
+        through!(self, outbox.open())
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
+        through!(self, outbox.message(id))
+    }
+
+    async fn by_reference(&self, reference: &str, limit: usize) -> Result<Vec<Message>, StoreError> {
+        through!(self, outbox.by_reference(reference, limit))
+    }
+
+    async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
+        through!(self, outbox.by_whatsapp_id(id))
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Message>, StoreError> {
+        through!(self, outbox.list(filter))
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        through!(self, outbox.counts())
+    }
+
+    async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError> {
+        through!(self, outbox.prune(keep, now))
+    }
+}
+
+#[async_trait]
+impl Journal for Failing {
+    async fn record_incoming(&self, batch: Vec<Incoming>) -> Result<Vec<bool>, StoreError> {
+        through!(self, journal.record_incoming(batch))
+    }
+
+    async fn append(&self, body: EventBody, at: Timestamp) -> Result<Cursor, StoreError> {
+        through!(self, journal.append(body, at))
+    }
+
+    async fn after(&self, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
+        through!(self, journal.after(cursor, limit))
+    }
+
+    fn newest(&self) -> watch::Receiver<Cursor> {
+        self.inner.journal.newest()
+    }
+
+    async fn prune_events(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError> {
+        through!(self, journal.prune_events(keep, now))
+    }
+}
+
+#[async_trait]
+impl AddressBook for Failing {
+    async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError> {
+        through!(self, contacts.learn(contacts))
+    }
+
+    async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError> {
+        through!(self, contacts.by_phone(phone))
+    }
+
+    async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
+        through!(self, contacts.by_lid(lid))
+    }
+}
+
+#[async_trait]
+impl KeyValues for Failing {
+    async fn all(&self, namespace: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        through!(self, values.all(namespace))
+    }
+
+    async fn get(&self, namespace: &str, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        through!(self, values.get(namespace, key))
+    }
+
+    async fn put(&self, namespace: &str, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        through!(self, values.put(namespace, key, value))
+    }
+}
