@@ -94,7 +94,7 @@ where
         });
     }
     let mut times: Vec<Duration> = running.join_all().await.concat();
-    let (elapsed, cpu) = (begun.elapsed(), self::cpu() - cpu);
+    let (elapsed, cpu) = (begun.elapsed(), self::cpu().saturating_sub(cpu));
     times.sort_unstable();
     let each = u32::try_from(count).unwrap();
     Figures {

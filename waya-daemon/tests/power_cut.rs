@@ -26,20 +26,34 @@ use waya_daemon::store::{Batch, Enqueued, Store};
 const DIR: &str = "WAYA_POWER_CUT_DIR";
 const LOG: &str = "WAYA_POWER_CUT_LOG";
 const SYNC: &str = "WAYA_POWER_CUT_SYNC";
+const FIRST: &str = "WAYA_POWER_CUT_FIRST";
+/// Messages with this number or a greater one are all short.
+const ALL_SHORT: u64 = 1 << 32;
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 #[test]
 fn everything_acknowledged_survives_a_power_cut() {
-    let outcome = cuts(Durability::Full, 5, false);
-    let Some(outcome) = outcome else { return };
-    assert!(outcome.acknowledged > 500, "too little was written: {}", outcome.acknowledged);
-    assert_eq!(outcome.losses, Vec::<String>::new());
+    for texts in [Texts::Mixed, Texts::Short] {
+        let Some(outcome) = cuts(Durability::Full, texts, 4, false) else { return };
+        assert!(outcome.acknowledged > 500, "too little was written: {}", outcome.acknowledged);
+        assert_eq!(outcome.losses, Vec::<String>::new());
+    }
 }
 
+/// With short texts only: the fsync of a long one's file takes the rest of the file system along.
 #[test]
 fn without_its_fsync_the_store_fails_the_test() {
-    let Some(outcome) = cuts(Durability::NoSync, 8, true) else { return };
+    let Some(outcome) = cuts(Durability::NoSync, Texts::Short, 8, true) else { return };
     assert!(!outcome.losses.is_empty(), "eight power cuts without fsync lost nothing: the simulation is no good");
+}
+
+/// What the writer writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Texts {
+    /// 64 KiB now and then.
+    Mixed,
+    /// Only what fits a record.
+    Short,
 }
 
 struct Outcome {
@@ -48,7 +62,7 @@ struct Outcome {
 }
 
 /// Cuts the power so many times, or until something is lost; `None` where that cannot be done.
-fn cuts(durability: Durability, count: u64, until_loss: bool) -> Option<Outcome> {
+fn cuts(durability: Durability, texts: Texts, count: u64, until_loss: bool) -> Option<Outcome> {
     let root = tempfile::tempdir().unwrap();
     let image = root.path().join("image");
     let mounted =
@@ -62,7 +76,7 @@ fn cuts(durability: Durability, count: u64, until_loss: bool) -> Option<Outcome>
     };
     let log = root.path().join("log");
     File::create(&log).unwrap();
-    let mut writer = Writer::start(mounted.path(), &log, durability);
+    let mut writer = Writer::start(mounted.path(), &log, durability, texts);
     let mut outcome = Outcome { acknowledged: 0, losses: Vec::new() };
     for n in 0..count {
         writer.goes_on_until(&log, outcome.acknowledged + 200, Duration::from_millis(n * 37 % 200));
@@ -127,12 +141,13 @@ async fn missing(store: &Store, acknowledged: &str) -> Result<(), String> {
 struct Writer(Child);
 
 impl Writer {
-    fn start(dir: &Path, log: &Path, durability: Durability) -> Self {
+    fn start(dir: &Path, log: &Path, durability: Durability, texts: Texts) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writer", "--ignored", "--nocapture"])
             .env(DIR, dir)
             .env(LOG, log)
             .env(SYNC, if durability == Durability::Full { "full" } else { "none" })
+            .env(FIRST, if texts == Texts::Mixed { 1 } else { ALL_SHORT }.to_string())
             .stdout(std::process::Stdio::null())
             .spawn();
         Self(child.unwrap())
@@ -143,7 +158,7 @@ impl Writer {
         let begun = Instant::now();
         while fs::read_to_string(log).unwrap().lines().count() < lines {
             assert_eq!(self.0.try_wait().unwrap(), None, "the writer ended");
-            assert!(begun.elapsed() < Duration::from_secs(60), "the writer does not get on");
+            assert!(begun.elapsed() < Duration::from_mins(1), "the writer does not get on");
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(then);
@@ -176,10 +191,14 @@ fn options(dir: &Path, durability: Durability) -> OpenOptions {
     OpenOptions { free_space_watermark: 0, durability, ..OpenOptions::new(dir.join("store")) }
 }
 
-/// One in forty is long.
+/// One in forty is long, up to [`ALL_SHORT`].
 fn text(id: MessageId) -> String {
-    let n = id.0.as_u128() as u64;
-    if n.is_multiple_of(40) { format!("{n:08}").repeat(8_192) } else { format!("text {n}") }
+    let n = id.0.as_u128() as u64 & (u64::MAX >> 2);
+    if is_long(n, 40) { format!("{n:08}").repeat(8_192) } else { format!("text {n}") }
+}
+
+fn is_long(n: u64, one_in: u64) -> bool {
+    n < ALL_SHORT && n.is_multiple_of(one_in)
 }
 
 fn incoming(n: u64) -> Incoming {
@@ -195,7 +214,7 @@ fn incoming(n: u64) -> Incoming {
         text: "Halo".to_owned(),
         timestamp: NOW,
         received_at: NOW,
-        raw: vec![7; if n.is_multiple_of(100) { 30_000 } else { 100 }],
+        raw: vec![7; if is_long(n, 100) { 30_000 } else { 100 }],
     }
 }
 
@@ -211,7 +230,7 @@ fn writer() {
     let store = opened.store.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let numbers = Arc::new(AtomicU64::new(1));
+        let numbers = Arc::new(AtomicU64::new(std::env::var(FIRST).unwrap().parse().unwrap()));
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..16 {
             callers.spawn(write_for_ever(store.clone(), Arc::clone(&numbers), Arc::clone(&log)));

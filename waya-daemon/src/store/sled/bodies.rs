@@ -185,7 +185,6 @@ impl std::fmt::Debug for BodyHash {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

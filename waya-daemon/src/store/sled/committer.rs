@@ -154,11 +154,8 @@ impl Committer {
             None => engine.commit(&finished.writes),
         };
         let failure = committed.as_ref().err().map(|Broken(reason)| StoreError::Unavailable(reason.clone()));
-        match &failure {
-            None => self.committed(&finished),
-            Some(_) => {
-                tracing::error!(error = %failure.as_ref().map(ToString::to_string).unwrap_or_default(), "a commit failed")
-            }
+        if committed.is_ok() {
+            self.committed(&finished);
         }
         for job in jobs {
             job.answer(failure.clone());

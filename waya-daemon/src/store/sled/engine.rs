@@ -6,12 +6,17 @@
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sled::IVec;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional as _, TransactionalTree};
 
 use super::trees::{TREES, Tree};
 use super::{Durability, OpenError};
+
+/// How long a locked database is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// One write of a transaction.
 pub type Write = (Tree, IVec, Option<IVec>);
@@ -50,7 +55,14 @@ impl Engine {
         };
         fs::create_dir_all(dir).map_err(io(dir))?;
         let damaged = |what: String| OpenError::Damaged { dir: dir.to_owned(), what, snapshot: None };
-        let opened = caught(|| Self::open_trees(dir, cache_capacity)).map_err(|panic| damaged(panic.0))?;
+        let open = || caught(|| Self::open_trees(dir, cache_capacity)).map_err(|panic| damaged(panic.0));
+        let mut opened = open()?;
+        let begun = Instant::now();
+        // sled's threads hold its lock for a moment after a database was closed.
+        while opened.as_ref().is_err_and(is_locked) && begun.elapsed() < LOCK_PATIENCE {
+            std::thread::sleep(LOCK_PAUSE);
+            opened = open()?;
+        }
         let (db, trees) = opened.map_err(|error| match error {
             sled::Error::Io(cause) => OpenError::Io { path: dir.to_owned(), cause },
             other => damaged(other.to_string()),
@@ -132,6 +144,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether somebody has the database open.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock"))
 }
 
 /// Runs what may panic inside sled.

@@ -17,7 +17,7 @@ pub struct Group<'e> {
     engine: &'e Engine,
     bodies: &'e Bodies,
     writes: [HashMap<IVec, Option<IVec>>; TREES],
-    undo: Vec<(Tree, IVec, Option<Option<IVec>>)>,
+    undo: Vec<(Tree, IVec, Before)>,
     saved: Saved,
     /// Counters as they will be.
     pub counters: Counters,
@@ -25,6 +25,14 @@ pub struct Group<'e> {
     pins: Vec<Pin>,
     /// A read of the engine failed: nothing of this group may be believed.
     broken: Option<String>,
+}
+
+/// What the group said of a row before an operation wrote it.
+enum Before {
+    /// Nothing: the row was as committed.
+    Untouched,
+    /// It was to be written, or removed.
+    Written(Option<IVec>),
 }
 
 /// What an operation that fails is put back to.
@@ -64,7 +72,7 @@ impl<'e> Group<'e> {
     pub fn all(&mut self, tree: Tree) -> Result<Vec<(IVec, IVec)>, StoreError> {
         let mut rows = Vec::new();
         let written = &self.writes[tree as usize];
-        for row in self.engine.tree(tree).iter() {
+        for row in self.engine.tree(tree) {
             match row {
                 Ok((key, _)) if written.contains_key(&key) => {}
                 Ok(row) => rows.push(row),
@@ -156,7 +164,7 @@ impl<'e> Group<'e> {
 
     fn note(&mut self, tree: Tree, key: IVec, value: Option<IVec>) {
         let before = self.writes[tree as usize].insert(key.clone(), value);
-        self.undo.push((tree, key, before));
+        self.undo.push((tree, key, before.map_or(Before::Untouched, Before::Written)));
     }
 
     /// The next operation begins.
@@ -170,8 +178,8 @@ impl<'e> Group<'e> {
         while let Some((tree, key, before)) = self.undo.pop() {
             let writes = &mut self.writes[tree as usize];
             match before {
-                Some(before) => writes.insert(key, before),
-                None => writes.remove(&key),
+                Before::Written(before) => writes.insert(key, before),
+                Before::Untouched => writes.remove(&key),
             };
         }
         self.counters = self.saved.counters;

@@ -13,7 +13,7 @@ use super::shared::Shared;
 use super::snapshot;
 
 /// Between two looks at the age of the newest snapshot.
-const LOOK: Duration = Duration::from_secs(3600);
+const LOOK: Duration = Duration::from_hours(1);
 /// Between two pieces of work, so that others come first.
 const BREATH: Duration = Duration::from_millis(2);
 
@@ -80,7 +80,6 @@ fn is_due(database: &Path, snapshots: &Path, every: Duration) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::time::SystemTime;
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_due_when_the_database_is_a_day_ahead() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, day) = (dir.path().join("db"), Duration::from_secs(86_400));
+        let (database, day) = (dir.path().join("db"), Duration::from_hours(24));
         assert!(!is_due(&database, dir.path(), day), "there is nothing to copy");
         let written = SystemTime::UNIX_EPOCH + day * 10;
         fs::File::create(&database).unwrap().set_modified(written).unwrap();

@@ -136,9 +136,9 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
         let path = path.to_owned();
         move |cause| OpenError::Io { path, cause }
     };
-    let dir = options.dir.clone();
-    fs::create_dir_all(&dir).map_err(io(&dir))?;
     let place = Place::new(&options);
+    let OpenOptions { dir, free_space_watermark, snapshots: settings, .. } = options;
+    fs::create_dir_all(&dir).map_err(io(&dir))?;
     let (database, snapshots) = (place.database().join("db"), dir.join("snapshots"));
     let witness_path = dir.join("witness");
     let witness = Witness::open(&witness_path).map_err(io(&witness_path))?;
@@ -147,7 +147,7 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
     let bodies = Arc::new(Bodies::open(&bodies_path).map_err(io(&bodies_path))?);
 
     let (requests, receiver) = mpsc::channel();
-    let shared = Arc::new(Shared::new(bodies, Space::new(dir.clone(), options.free_space_watermark), requests.clone()));
+    let shared = Arc::new(Shared::new(bodies, Space::new(dir.clone(), free_space_watermark), requests.clone()));
     shared.opened(engine, counters);
     let committer = Committer::new(Arc::clone(&shared), receiver, place, witness, counters);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -156,12 +156,12 @@ pub fn open(options: OpenOptions) -> Result<Opened, OpenError> {
         shared: Arc::clone(&shared),
         requests,
         committer: Some(committer),
-        snapshots: (snapshots.clone(), options.snapshots.keep),
+        snapshots: (snapshots.clone(), settings.keep),
         stop_keeper: None,
         keeper: None,
     };
     let (stop_keeper, stop) = mpsc::channel();
-    let keeper = Keeper { shared: Arc::clone(&shared), database, snapshots, settings: options.snapshots, stop };
+    let keeper = Keeper { shared: Arc::clone(&shared), database, snapshots, settings, stop };
     handle.keeper = Some(thread("store-keeper").spawn(move || keeper.run()).map_err(io(&dir))?);
     handle.stop_keeper = Some(stop_keeper);
     Ok(Opened { store: Rows::store(&shared), handle })

@@ -27,7 +27,7 @@ impl OpenOptions {
             dir: dir.into(),
             cache_capacity: 16 * 1024 * 1024,
             free_space_watermark: 64 * 1024 * 1024,
-            snapshots: Snapshots { every: Duration::from_secs(24 * 3600), keep: 3 },
+            snapshots: Snapshots { every: Duration::from_hours(24), keep: 3 },
             durability: Durability::Full,
         }
     }

@@ -128,15 +128,13 @@ fn remove_message(group: &mut Group<'_>, key: IVec) -> Result<bool, StoreError> 
 fn forgotten_requests(shared: &Shared, engine: &Engine, now: Timestamp) -> Result<Vec<(IVec, IVec)>, ReadError> {
     let from = shared.forgotten_from.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut found = Vec::new();
-    let mut looked_at = 0;
     let mut stopped = Vec::new();
-    for row in engine.tree(Tree::Idempotency).range(from..) {
+    for (looked_at, row) in engine.tree(Tree::Idempotency).range(from..).enumerate() {
         let (key, record) = row?;
         if looked_at == MAX_LOOKED_AT || found.len() == MAX_REMOVED {
             stopped = key.to_vec();
             break;
         }
-        looked_at += 1;
         match shared.payload(Tree::Idempotency, &key, &record) {
             Ok(payload) => {
                 let known = IdempotencyRecord::read(&payload);

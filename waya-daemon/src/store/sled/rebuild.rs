@@ -56,7 +56,7 @@ pub fn indexes(engine: &Engine, counters: &mut Counters) -> Result<(), Broken> {
     journal(engine, counters, &mut chunks, &mut named)?;
     people(engine, counters, &mut chunks)?;
     for tree in [Tree::Idempotency, Tree::Values] {
-        for row in engine.tree(tree).iter() {
+        for row in engine.tree(tree) {
             let (key, record) = row?;
             name_payload(&key, &record, &mut named);
         }
@@ -87,7 +87,7 @@ fn messages(
     chunks: &mut Chunks<'_>,
     named: &mut Named,
 ) -> Result<(), Broken> {
-    for row in engine.tree(Tree::Messages).iter() {
+    for row in engine.tree(Tree::Messages) {
         let (key, record) = row?;
         // One that cannot be read is found by the scrub, which sets it aside.
         let Some(Ok(Stored { message, body })) = message_id(&key).map(|id| Stored::read(id, &record)) else { continue };
@@ -110,7 +110,7 @@ fn messages(
 }
 
 fn journal(engine: &Engine, counters: &mut Counters, chunks: &mut Chunks<'_>, named: &mut Named) -> Result<(), Broken> {
-    for row in engine.tree(Tree::Events).iter() {
+    for row in engine.tree(Tree::Events) {
         let (key, record) = row?;
         name_payload(&key, &record, named);
         let Some(cursor) = number(&key).map(Cursor) else { continue };
@@ -124,7 +124,7 @@ fn journal(engine: &Engine, counters: &mut Counters, chunks: &mut Chunks<'_>, na
 }
 
 fn people(engine: &Engine, counters: &mut Counters, chunks: &mut Chunks<'_>) -> Result<(), Broken> {
-    for row in engine.tree(Tree::Contacts).iter() {
+    for row in engine.tree(Tree::Contacts) {
         let (key, record) = row?;
         counters.last_contact = counters.last_contact.max(number(&key).unwrap_or_default());
         let Ok(contact) = contacts::read(&key, &record) else { continue };

@@ -195,7 +195,7 @@ fn salvage(damaged: &Path, engine: &Engine, counters: &mut Counters) -> u64 {
 fn take_over(old: &Engine, engine: &Engine, tree: Tree, old_is_ahead: bool) -> Result<u64, Broken> {
     let mut writes: Vec<Write> = Vec::new();
     let mut taken = 0;
-    for row in old.tree(tree).iter() {
+    for row in old.tree(tree) {
         let (key, record) = row?;
         let there = engine.tree(tree).get(&key)?;
         let wanted = there.is_none_or(|there| old_is_ahead && there != record);
@@ -224,7 +224,7 @@ fn finish(engine: &Engine, counters: &mut Counters, dir: &Path, witnessed: Optio
 /// The new database takes the place of the damaged one, which is moved aside.
 fn swap(dir: &Path, fresh: &Path) -> io::Result<PathBuf> {
     let database = dir.join("db");
-    let free = (1..).map(|n| dir.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
+    let free = (1..=u16::MAX).map(|n| dir.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
     let set_aside = free.ok_or_else(|| io::Error::other("no name is free for the damaged database"))?;
     fs::rename(&database, &set_aside)?;
     fs::rename(fresh, &database)?;

@@ -1,7 +1,5 @@
 //! Tests of the sled engine beyond what every engine must do.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 mod damage;
 mod failures;
 mod groups;
