@@ -4,7 +4,7 @@
 //! acks for 200 ms, which makes "handed over, not acknowledged" a state that a kill hits on purpose; what was on its
 //! way at a kill is read from the dead daemon's own store.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests; the figures are for who reads the output")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;

@@ -45,8 +45,9 @@ struct Abyss;
 impl Inbox for Abyss {
     async fn commit(&self, batch: Vec<Incoming>) -> Result<()> {
         if batch.iter().any(|incoming| incoming.text == "Halo") {
-            println!("{IN_THE_HOOK}");
-            std::io::stdout().flush()?;
+            let mut stdout = std::io::stdout();
+            writeln!(stdout, "{IN_THE_HOOK}")?;
+            stdout.flush()?;
             std::future::pending::<()>().await;
         }
         Ok(())

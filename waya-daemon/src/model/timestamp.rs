@@ -39,4 +39,27 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// For people to read: `2026-11-24 10:00 UTC`.
+    #[must_use]
+    pub fn to_minute(self) -> String {
+        i64::try_from(self.0)
+            .ok()
+            .and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok())
+            .map_or_else(|| "the end of time".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M UTC").to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timestamp;
+
+    #[test]
+    fn minutes_are_written_as_people_read_them() {
+        for (seconds, text) in
+            [(0, "1970-01-01 00:00 UTC"), (1_795_514_400, "2026-11-24 10:00 UTC"), (u64::MAX / 1000, "the end of time")]
+        {
+            assert_eq!(Timestamp::from_millis(seconds * 1000).to_minute(), text);
+        }
+    }
 }

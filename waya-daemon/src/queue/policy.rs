@@ -87,6 +87,16 @@ pub fn too_old(most: Duration) -> String {
     format!("waited longer than {span} without reaching WhatsApp (queue.max_age)")
 }
 
+/// What a user reads when this account may not write to strangers; `until` is WhatsApp's word, if it gives one.
+#[must_use]
+pub fn locked(until: Option<Timestamp>) -> String {
+    let nack = NackReason::ReachOutTimelock;
+    match until {
+        Some(until) => format!("{nack}; WhatsApp says until {}", until.to_minute()),
+        None => format!("{nack}; WhatsApp does not say until when"),
+    }
+}
+
 /// Why a pending message waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {

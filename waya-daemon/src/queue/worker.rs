@@ -36,6 +36,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const CUT_GRACE: Duration = Duration::from_millis(250);
 /// After "not connected" from a link that seems to be up, nothing is tried for this long.
 const OFFLINE_REST: Duration = Duration::from_secs(1);
+/// A message that was refused waits this long for WhatsApp to say until when.
+const LOCK_ANSWER_TAKES: Duration = Duration::from_secs(10);
 /// How long a stop waits for acks that may come any moment, and then for the store.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -66,6 +68,8 @@ pub(super) enum Input {
     NotHandedOver(MessageId, Attempt),
     /// The server's word.
     ServerAck(WhatsAppId, Option<NackReason>),
+    /// Refused, because this account may not write to strangers until then.
+    Locked(MessageId, Option<Timestamp>),
     /// A device's word.
     Receipt(WhatsAppId, ReceiptKind, Timestamp),
     /// Where a row stands after a change.
@@ -219,6 +223,7 @@ impl Worker {
             Input::NotHandedOver(id, attempt) => self.not_handed_over(id, &attempt),
             Input::ServerAck(whatsapp_id, None) => self.heard_of(whatsapp_id, Change::Acked),
             Input::ServerAck(whatsapp_id, Some(reason)) => self.refused(&whatsapp_id, reason),
+            Input::Locked(id, until) => self.settle(id, Change::Failed { reason: policy::locked(until) }),
             Input::Receipt(whatsapp_id, kind, at) => self.heard_of(whatsapp_id, Change::Receipt { kind, at }),
             Input::Settled(settled) => self.settled(settled),
         }
@@ -348,6 +353,10 @@ impl Worker {
     fn refused(&mut self, whatsapp_id: &WhatsAppId, reason: NackReason) {
         // A refusal of one that was given up before changes nothing.
         let Some(id) = self.state.by_whatsapp_id(whatsapp_id) else { return };
+        if reason == NackReason::ReachOutTimelock {
+            self.ask_until_when(id);
+            return;
+        }
         let attempt = Attempt::Refused(reason);
         if self.flights.get(id).is_some() {
             self.attempt_ended(id, &attempt);
@@ -355,6 +364,20 @@ impl Worker {
             // It waits for another attempt, which is of no use any more.
             self.settle(id, change);
         }
+    }
+
+    /// The refusal does not say how long it holds, and the user wants to know.
+    fn ask_until_when(&mut self, id: MessageId) {
+        if self.flights.get(id).is_none() {
+            self.state.start(id);
+            self.flights.add(id, Stage::Settling, self.connection);
+        }
+        self.flights.set(id, Stage::Settling);
+        let Courier { session, inputs, .. } = self.courier.clone();
+        self.couriers.spawn(async move {
+            let answer = tokio::time::timeout(LOCK_ANSWER_TAKES, session.reach_out_locked_until()).await;
+            let _ = inputs.send(Input::Locked(id, answer.unwrap_or_default()));
+        });
     }
 
     /// What runs out of time: acks, and the grace after a lost connection.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use whatsapp_rust::chrono::DateTime;
 use whatsapp_rust::error::ErrorChainExt;
 use whatsapp_rust::features::ContactError;
 use whatsapp_rust::wacore::iq::keepalive::KeepaliveSpec;
@@ -117,7 +116,7 @@ fn iq_error(error: &IqError) -> SendError {
 fn end_of_lock(text: &str) -> Option<Timestamp> {
     let millis = match text.parse::<i64>() {
         Ok(seconds) => seconds.checked_mul(1000)?,
-        Err(_) => DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis(),
+        Err(_) => text.parse::<jiff::Timestamp>().ok()?.as_millisecond(),
     };
     (millis > 0).then(|| convert::timestamp(millis))
 }
