@@ -3,13 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use waya_tests::{BUDI, Binary, Running, World, world};
+use waya_tests::{Binary, World, world};
 
 /// The daemon alone, on an address where no WhatsApp answers: nothing here needs one.
 fn alone(root: &Path) -> Command {
@@ -49,23 +48,6 @@ fn the_socket_is_private_and_gone_after_a_quick_stop() -> Result<()> {
     let output = world.waya(&["status"])?;
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&output.stderr).contains("hint:"));
-    Ok(())
-}
-
-#[test]
-fn a_stale_socket_is_replaced_and_a_live_one_is_not() -> Result<()> {
-    let root = tempfile::tempdir()?;
-    let socket = root.path().join("s");
-    drop(UnixListener::bind(&socket)?);
-    let mut command = alone(root.path());
-    command.arg("--data-dir").arg(root.path().join("a")).arg("--socket").arg(&socket);
-    let first = Running::start(command, &root.path().join("log"))?;
-    let mut command = alone(root.path());
-    command.arg("--data-dir").arg(root.path().join("b")).arg("--socket").arg(&socket);
-    let (code, error) = refusal(command);
-    assert_ne!(code, Some(0));
-    assert!(error.contains(socket.to_str().unwrap()), "{error}");
-    first.terminate()?;
     Ok(())
 }
 
@@ -119,24 +101,6 @@ fn wrong_flags_and_config_are_named() -> Result<()> {
     let (code, error) = refusal(command);
     assert_ne!(code, Some(0));
     assert!(error.contains("waya.toml:3") && error.contains("127.0.0.1:7200"), "{error}");
-    Ok(())
-}
-
-#[test]
-fn cron_finds_the_daemon_without_any_environment() -> Result<()> {
-    let root = tempfile::tempdir()?;
-    std::fs::create_dir(root.path().join("run"))?;
-    let mut command = alone(root.path());
-    command.arg("--data-dir").arg(root.path().join(".local/share/waya/default"));
-    let daemon = Running::start(command, &root.path().join("log"))?;
-    let socket = daemon.ready_text("socket")?;
-    assert!(socket.starts_with(root.path().join("run").to_str().unwrap()), "{socket}");
-    let mut command = Binary::waya()?.command();
-    // As cron does it: no runtime folder, hence the daemon's own note of where its socket is.
-    command.env_clear().env("HOME", root.path()).args(["--json", "send", BUDI, "Halo"]);
-    let output = world::run(command, None)?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    daemon.terminate()?;
     Ok(())
 }
 

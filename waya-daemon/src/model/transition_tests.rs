@@ -86,7 +86,8 @@ fn a_receipt_may_overtake_the_ack_and_says_it_too() {
     let read = after(&[Change::Claim, receipt(ReceiptKind::Read)]);
     assert_eq!((read.status, read.ack), (Status::Sent, Ack::Read));
     assert_eq!(read.sent_at, Some(Timestamp::from_millis(11)));
-    assert_eq!((read.delivered_at, read.read_at), (Some(Timestamp::from_millis(5)), Some(Timestamp::from_millis(5))));
+    // By the receipt's own clock it was read before it was sent.
+    assert_eq!((read.delivered_at, read.read_at), (read.sent_at, read.sent_at));
     let mut late = read.clone();
     for change in [Change::Acked, receipt(ReceiptKind::Delivered), receipt(ReceiptKind::Read)] {
         assert_eq!(late.apply(&change, Timestamp::from_millis(99)), Ok(false), "{change:?}");
