@@ -6,7 +6,6 @@
 mod convert;
 mod error;
 mod events;
-mod first_answers;
 mod idempotency;
 mod keys;
 mod message;
@@ -43,7 +42,6 @@ use crate::queue::Queue;
 use crate::session::WhatsApp;
 use crate::settings::Settings;
 use crate::store::Store;
-use first_answers::FirstAnswers;
 
 /// The longest anybody may wait in one request.
 pub const MAX_WAIT: std::time::Duration = std::time::Duration::from_mins(2);
@@ -73,27 +71,13 @@ pub struct Parts {
 
 /// A cheap handle to every use case.
 #[derive(Debug, Clone)]
-pub struct Api(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    parts: Parts,
-    first_answers: FirstAnswers,
-}
-
-impl std::ops::Deref for Inner {
-    type Target = Parts;
-
-    fn deref(&self) -> &Parts {
-        &self.parts
-    }
-}
+pub struct Api(Arc<Parts>);
 
 impl Api {
     /// Puts the use cases on their parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { parts, first_answers: FirstAnswers::default() }))
+        Self(Arc::new(parts))
     }
 
     /// Whether this is the API key; takes the same time wherever it differs.

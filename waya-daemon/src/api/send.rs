@@ -8,7 +8,7 @@ use super::idempotency::{self, MAX_KEY_CHARS, key_hash};
 use super::recipients::{Form, Target};
 use super::view::{AcceptedView, SendAnswer};
 use super::{Api, ApiError};
-use crate::model::{Lane, MessageId, Source, Status, Timestamp};
+use crate::model::{Lane, Source, Status, Timestamp};
 use crate::queue::{Accepted, Draft, Placed};
 use crate::store::Idempotency;
 
@@ -172,17 +172,11 @@ impl Api {
             source,
             not_before,
         });
-        let key = idempotency.as_ref().map(|idempotency| idempotency.key);
         let messages = match self.0.queue.enqueue(drafts.collect(), idempotency).await? {
             Accepted::Fresh(placed) => {
-                if let Some(key) = key {
-                    self.0.first_answers.keep(key, placed.iter().map(|placed| placed.position).collect());
-                }
                 targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()
             }
-            Accepted::Repeat(ids) => {
-                self.accepted_before(ids, key.and_then(|key| self.0.first_answers.recall(&key))).await?
-            }
+            Accepted::Repeat(placed) => self.accepted_before(placed).await?,
             Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
         };
         Ok(answer(messages, duplicates, false))
@@ -199,23 +193,16 @@ impl Api {
             body: given.body,
             at: self.0.clock.now(),
             keep: idempotency::KEEP,
+            positions: Vec::new(),
         })
     }
 
     /// The first answer again: what was accepted then was pending then.
-    async fn accepted_before(
-        &self,
-        ids: Vec<MessageId>,
-        places: Option<Box<[u64]>>,
-    ) -> Result<Vec<AcceptedView>, ApiError> {
-        let mut messages = Vec::with_capacity(ids.len());
-        for (index, id) in ids.into_iter().enumerate() {
+    async fn accepted_before(&self, placed: Vec<Placed>) -> Result<Vec<AcceptedView>, ApiError> {
+        let mut messages = Vec::with_capacity(placed.len());
+        for Placed { id, position } in placed {
             // Retention may have taken one meanwhile.
             let Some(message) = self.0.store.outbox.message(id).await? else { continue };
-            let position = match places.as_ref().and_then(|places| places.get(index)) {
-                Some(place) => *place,
-                None => self.0.queue.position(id).await,
-            };
             messages.push(AcceptedView {
                 id: Some(id),
                 reference_id: message.reference_id,

@@ -23,7 +23,7 @@ use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::{
     AddressBook, Batch, Changed, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
-    OpenMessage, Outbox, Page, Store, StoreError, StoreHealth,
+    OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth,
 };
 
 /// Rows in memory; refuses everything while `down`.
@@ -38,7 +38,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Rows {
     messages: Vec<Message>,
-    idempotency: Vec<(Idempotency, Vec<MessageId>)>,
+    idempotency: Vec<(Idempotency, Vec<Placed>)>,
     events: Vec<Event>,
     contacts: Vec<Contact>,
     values: HashMap<(String, String), Vec<u8>>,
@@ -79,11 +79,12 @@ impl Outbox for Memory {
         tokio::task::yield_now().await;
         let mut rows = self.rows()?;
         if let Some(new) = batch.idempotency {
-            if let Some((old, ids)) = rows.idempotency.iter().find(|(old, _)| old.key == new.key) {
-                return Ok(if old.body == new.body { Enqueued::Repeat(ids.clone()) } else { Enqueued::Conflict });
+            if let Some((old, placed)) = rows.idempotency.iter().find(|(old, _)| old.key == new.key) {
+                return Ok(if old.body == new.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict });
             }
-            let ids = batch.messages.iter().map(|message| message.id).collect();
-            rows.idempotency.push((new, ids));
+            let ids = batch.messages.iter().map(|message| message.id);
+            let placed = ids.zip(&new.positions).map(|(id, position)| Placed { id, position: *position }).collect();
+            rows.idempotency.push((new, placed));
         }
         rows.messages.extend(batch.messages.into_iter().map(Message::from));
         Ok(Enqueued::Fresh)

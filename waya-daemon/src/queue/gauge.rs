@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::state::State;
 use crate::model::Lane;
+use crate::store::OpenMessage;
 
 /// Counters of the four lanes.
 #[derive(Debug, Default)]
@@ -13,10 +14,20 @@ pub(super) struct Gauge {
 }
 
 impl Gauge {
-    /// Counts one more on its way to the worker; how many stand before it in the lanes that leave first, and itself.
-    pub(super) fn joins(&self, lane: Lane) -> u64 {
+    /// Where these would stand if they joined now: those in the lanes that leave first, and themselves. Of requests
+    /// that come at the same moment none sees the others.
+    pub(super) fn next(&self, messages: &[OpenMessage]) -> Vec<u64> {
+        let mut joining = Lane::ALL.map(|lane| self.waiting(lane));
+        let place = |message: &OpenMessage| {
+            joining[message.lane as usize] += 1;
+            joining[..=message.lane as usize].iter().sum()
+        };
+        messages.iter().map(place).collect()
+    }
+
+    /// Counts one more on its way to the worker.
+    pub(super) fn joins(&self, lane: Lane) {
         self.unseen[lane as usize].fetch_add(1, Ordering::Relaxed);
-        Lane::ALL.into_iter().filter(|other| *other <= lane).map(|other| self.waiting(other)).sum()
     }
 
     /// How many wait in a lane.

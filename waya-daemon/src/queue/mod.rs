@@ -46,6 +46,7 @@ use crate::model::{
 };
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
+pub use crate::store::Placed;
 use crate::store::{Batch, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
 use gauge::Gauge;
 use ids::IdGenerator;
@@ -73,22 +74,13 @@ pub struct Draft {
     pub not_before: Option<Timestamp>,
 }
 
-/// An accepted message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
-    /// Its queue id.
-    pub id: MessageId,
-    /// How many leave before it, and itself.
-    pub position: u64,
-}
-
 /// What became of a request to enqueue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// On disk, in the order given.
     Fresh(Vec<Placed>),
-    /// The same request was accepted before, under these ids.
-    Repeat(Vec<MessageId>),
+    /// The same request was accepted before, and this was the answer.
+    Repeat(Vec<Placed>),
     /// The idempotency key was used with another body.
     Conflict,
 }
@@ -175,23 +167,31 @@ impl Queue {
         finish(async move { queue.accept(drafts, idempotency).await }).await
     }
 
-    async fn accept(&self, drafts: Vec<Draft>, idempotency: Option<Idempotency>) -> Result<Accepted, StoreError> {
+    async fn accept(&self, drafts: Vec<Draft>, mut idempotency: Option<Idempotency>) -> Result<Accepted, StoreError> {
         let now = self.0.clock.now();
         let messages: Vec<NewMessage> = drafts.into_iter().map(|draft| self.message(draft, now)).collect();
         let open: Vec<OpenMessage> = messages.iter().map(OpenMessage::from).collect();
         let shown = if self.0.bus.is_heard() { messages.clone() } else { Vec::new() };
+        // What is answered goes to disk with the rows, for whoever asks again; hence it is reckoned before.
+        let positions = self.0.gauge.next(&open);
+        if let Some(asked) = &mut idempotency {
+            asked.positions.clone_from(&positions);
+        }
         let enqueued = self.0.store.outbox.enqueue(Batch { messages, idempotency }).await;
         match enqueued.inspect_err(|error| self.doubt(error))? {
             Enqueued::Fresh => {
-                let place = |open: &OpenMessage| Placed { id: open.id, position: self.0.gauge.joins(open.lane) };
-                let placed = open.iter().map(place).collect();
+                let place = |(open, position): (&OpenMessage, u64)| {
+                    self.0.gauge.joins(open.lane);
+                    Placed { id: open.id, position }
+                };
+                let placed = open.iter().zip(positions).map(place).collect();
                 self.tell(Input::Accepted(open));
                 for message in shown {
                     self.0.bus.publish(BusEvent::Message(Box::new(message.into())));
                 }
                 Ok(Accepted::Fresh(placed))
             }
-            Enqueued::Repeat(ids) => Ok(Accepted::Repeat(ids)),
+            Enqueued::Repeat(placed) => Ok(Accepted::Repeat(placed)),
             Enqueued::Conflict => Ok(Accepted::Conflict),
         }
     }

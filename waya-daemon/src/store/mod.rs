@@ -57,6 +57,17 @@ pub struct Idempotency {
     pub at: Timestamp,
     /// How long it is remembered.
     pub keep: Duration,
+    /// Where each message of the request stood when it was accepted, for the answer to a repeat.
+    pub positions: Vec<u64>,
+}
+
+/// An accepted message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its queue id.
+    pub id: MessageId,
+    /// How many leave before it, and itself, as it was accepted.
+    pub position: u64,
 }
 
 /// What became of a [`Batch`].
@@ -64,8 +75,8 @@ pub struct Idempotency {
 pub enum Enqueued {
     /// On disk.
     Fresh,
-    /// The same request was accepted before under these ids; nothing was queued now.
-    Repeat(Vec<MessageId>),
+    /// The same request was accepted before; this was answered then, and nothing was queued now.
+    Repeat(Vec<Placed>),
     /// The key was used with another body; nothing was queued.
     Conflict,
 }

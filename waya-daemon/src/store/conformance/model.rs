@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::model::{Ack, Change, Incoming, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId};
-use crate::store::{Batch, Changed, Contact, Counts, Enqueued, Idempotency, Keep, ListFilter};
+use crate::store::{Batch, Changed, Contact, Counts, Enqueued, Idempotency, Keep, ListFilter, Placed};
 
 /// All rows. The operations are those of the traits, at once and infallible.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     messages: BTreeMap<MessageId, Message>,
     claimed: BTreeMap<WhatsAppId, MessageId>,
-    requests: BTreeMap<[u8; 32], (Idempotency, Vec<MessageId>)>,
+    requests: BTreeMap<[u8; 32], (Idempotency, Vec<Placed>)>,
     /// What the journal holds, without cursors.
     pub events: Vec<(Timestamp, ModelEvent)>,
     contacts: Vec<Contact>,
@@ -29,11 +29,12 @@ impl Model {
     /// As [`crate::store::Outbox::enqueue`].
     pub fn enqueue(&mut self, batch: &Batch) -> Enqueued {
         if let Some(asked) = &batch.idempotency {
-            if let Some((known, ids)) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at) {
-                return if known.body == asked.body { Enqueued::Repeat(ids.clone()) } else { Enqueued::Conflict };
+            if let Some((known, placed)) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at) {
+                return if known.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict };
             }
-            let ids = batch.messages.iter().map(|message| message.id).collect();
-            self.requests.insert(asked.key, (asked.clone(), ids));
+            let ids = batch.messages.iter().map(|message| message.id);
+            let placed = ids.zip(&asked.positions).map(|(id, position)| Placed { id, position: *position }).collect();
+            self.requests.insert(asked.key, (asked.clone(), placed));
         }
         self.messages.extend(batch.messages.iter().map(|new| (new.id, Message::from(new.clone()))));
         Enqueued::Fresh

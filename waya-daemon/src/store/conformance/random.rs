@@ -91,6 +91,7 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
                     body: [body; 32],
                     at: now,
                     keep: Duration::from_secs(10),
+                    positions: (1..=u64::try_from(messages.len()).unwrap()).collect(),
                 });
                 let batch = Batch { messages, idempotency };
                 assert_eq!(store.outbox.enqueue(batch.clone()).await, Ok(model.enqueue(&batch)));

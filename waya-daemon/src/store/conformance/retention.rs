@@ -53,7 +53,8 @@ pub async fn what_is_young_or_among_the_newest_stays(store: &Store) {
 }
 
 pub async fn forgotten_requests_go(store: &Store) {
-    let asked = Idempotency { key: [1; 32], body: [1; 32], at: at(1), keep: Duration::from_secs(10) };
+    let keep_for = Duration::from_secs(10);
+    let asked = Idempotency { key: [1; 32], body: [1; 32], at: at(1), keep: keep_for, positions: vec![1] };
     let batch = Batch { messages: vec![message("x", at(1))], idempotency: Some(asked.clone()) };
     assert_eq!(store.outbox.enqueue(batch).await, Ok(Enqueued::Fresh));
     assert_eq!(prune_all(store, keep(1_000, 1_000), 5).await, 0);

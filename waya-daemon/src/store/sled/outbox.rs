@@ -174,9 +174,14 @@ impl Prepared {
 }
 
 impl Request {
-    async fn new(shared: &std::sync::Arc<Shared>, asked: Idempotency, ids: Vec<u8>) -> Result<Self, StoreError> {
+    async fn new(shared: &std::sync::Arc<Shared>, mut asked: Idempotency, ids: Vec<u8>) -> Result<Self, StoreError> {
         let until = asked.at.plus(asked.keep).as_millis();
-        let stored = IdempotencyRecord { body: asked.body.to_vec(), until, ids };
+        let stored = IdempotencyRecord {
+            body: asked.body.to_vec(),
+            until,
+            ids,
+            positions: std::mem::take(&mut asked.positions),
+        };
         let payload = prost::Message::encode_to_vec(&stored);
         if payload.len() <= MAX_PAYLOAD {
             return Ok(Self { record: codec::seal(&asked.key, &payload), asked, body: None });
@@ -195,7 +200,7 @@ impl Request {
             let known = group.payload(&key, record)?.and_then(|payload| IdempotencyRecord::read(&payload).ok());
             if let Some(known) = known.filter(|known| known.until > self.asked.at.as_millis()) {
                 let same = known.body == self.asked.body;
-                return Ok(Some(if same { Enqueued::Repeat(known.message_ids()) } else { Enqueued::Conflict }));
+                return Ok(Some(if same { Enqueued::Repeat(known.placed()) } else { Enqueued::Conflict }));
             }
             group.unname_payload(&key, record)?;
         }

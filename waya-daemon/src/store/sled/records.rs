@@ -7,6 +7,7 @@ use prost::Message as _;
 use super::bodies::BodyHash;
 use super::codec::Bad;
 use crate::model::{Ack, ChatId, Lane, Message, MessageId, Source, Status, Timestamp, WhatsAppId};
+use crate::store::Placed;
 
 /// A reason is cut here: records must fit a page, and nobody reads more.
 pub const MAX_ERROR: usize = 1024;
@@ -131,6 +132,9 @@ pub struct IdempotencyRecord {
     /// 16 bytes each.
     #[prost(bytes = "vec", tag = "3")]
     pub ids: Vec<u8>,
+    /// Where each of them stood.
+    #[prost(uint64, repeated, tag = "4")]
+    pub positions: Vec<u64>,
 }
 
 impl IdempotencyRecord {
@@ -139,9 +143,11 @@ impl IdempotencyRecord {
         Self::decode(payload).map_err(|_| Bad::Content)
     }
 
-    /// The messages of the request.
-    pub fn message_ids(&self) -> Vec<MessageId> {
-        self.ids.chunks_exact(16).filter_map(super::trees::message_id).collect()
+    /// The messages of the request, as they were accepted.
+    pub fn placed(&self) -> Vec<Placed> {
+        let ids = self.ids.chunks_exact(16).filter_map(super::trees::message_id);
+        let positions = self.positions.iter().copied().chain(std::iter::repeat(0));
+        ids.zip(positions).map(|(id, position)| Placed { id, position }).collect()
     }
 }
 
