@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,8 +16,8 @@ use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Seams;
-use crate::data_dir::Kind;
 use crate::dispatch::{self, JournalInbox};
+use crate::model::Kind;
 use crate::queue::Queue;
 use crate::session::WhatsApp;
 use crate::session::whatsapp_rs::{self, SessionConfig};
@@ -26,6 +27,8 @@ use crate::store::sled::{self, OpenOptions};
 
 /// How long the connection may take to close.
 const SESSION_CLOSES_WITHIN: Duration = Duration::from_secs(3);
+/// How long the last of what it told may take to be written.
+const DISPATCH_ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Everything that belongs to one account.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub(crate) struct Account {
     store_handle: sled::Handle,
     stop: CancellationToken,
     tasks: TaskTracker,
+    dispatch: (JoinHandle<()>, CancellationToken),
 }
 
 impl Account {
@@ -70,19 +74,25 @@ impl Account {
             stop.clone(),
         )
         .await?;
-        // Not tracked: it ends with the session's last handle.
-        tokio::spawn(dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock));
-        Ok(Self { store, settings, session, queue, bus, store_handle, stop, tasks })
+        // It does not stop with the queue: how the session ended is still to be told.
+        let last_call = CancellationToken::new();
+        let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());
+        let dispatch = (tokio::spawn(dispatch), last_call);
+        Ok(Self { store, settings, session, queue, bus, store_handle, stop, tasks, dispatch })
     }
 
     /// Lets what is on its way come to an end, closes the connection, and flushes.
     pub(crate) async fn close(self) {
-        let Self { session, store_handle, stop, tasks, .. } = self;
+        let Self { session, store_handle, stop, tasks, dispatch: (dispatch, last_call), .. } = self;
         stop.cancel();
         tasks.close();
         tasks.wait().await;
         if tokio::time::timeout(SESSION_CLOSES_WITHIN, session.shutdown()).await.is_err() {
             tracing::warn!("the connection to WhatsApp did not close in time");
+        }
+        last_call.cancel();
+        if tokio::time::timeout(DISPATCH_ENDS_WITHIN, dispatch).await.is_err() {
+            tracing::warn!("the last words of the connection are not written down");
         }
         if let Err(error) = tokio::task::spawn_blocking(move || store_handle.close()).await {
             tracing::error!(%error, "the store did not close cleanly");

@@ -14,7 +14,8 @@ use crate::account::Account;
 use crate::api::{self, Api, DaemonInfo};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, HttpAddress};
-use crate::data_dir::{DataDir, Kind, write_private};
+use crate::data_dir::{DataDir, write_private};
+use crate::model::Kind;
 use crate::session::WhatsApp;
 use crate::{grpc, http};
 
@@ -90,10 +91,7 @@ impl Daemon {
                 profile: config.profile.clone(),
                 started_at: seams.clock.now(),
                 http: http_text.clone(),
-                kind: match seams.kind {
-                    Kind::Real => api::Kind::Real,
-                    Kind::Sandbox => api::Kind::Sandbox,
-                },
+                kind: seams.kind,
             },
             clock: Arc::clone(&seams.clock),
             shutdown: stopping.clone(),

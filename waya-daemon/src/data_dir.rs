@@ -5,32 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Which WhatsApp the folder's account lives on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The real one.
-    Real,
-    /// The emulator.
-    Sandbox,
-}
-
-impl Kind {
-    /// The word in the marker file.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Real => "real",
-            Self::Sandbox => "sandbox",
-        }
-    }
-
-    const fn binary(self) -> &'static str {
-        match self {
-            Self::Real => "waya-daemon",
-            Self::Sandbox => "waya-sandbox",
-        }
-    }
-}
+use crate::model::Kind;
 
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
@@ -38,20 +39,30 @@ enum Note {
     Person(Contact),
 }
 
-/// Passes on what the session tells, until it tells no more and all of it is written.
+/// Passes on what the session tells, until it tells no more, or until `last_call`: what it has told by then is passed on
+/// too. Returns once all of it is written.
 pub async fn run(
     mut events: mpsc::UnboundedReceiver<WaEvent>,
     queue: Queue,
     store: Store,
     bus: Bus,
     clock: Arc<dyn Clock>,
+    last_call: CancellationToken,
 ) {
     let (notes, noted) = mpsc::unbounded_channel();
     let pass_on = async move {
         // Dropped at the end, so that the writing ends too.
         let notes = notes;
         let note = |note| drop(notes.send(note));
-        while let Some(event) = events.recv().await {
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = last_call.cancelled(), if !events.is_closed() => {
+                    events.close();
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
             match event {
                 WaEvent::ServerAck { id, refused } => queue.on_server_ack(id, refused),
                 WaEvent::Receipt { ids, kind, at, .. } => queue.on_receipt(ids, kind, at),

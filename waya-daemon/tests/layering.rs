@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("args", &[]),
     ("config", &["args", "settings"]),
     ("logging", &["config"]),
-    ("data_dir", &[]),
+    ("data_dir", &["model"]),
     // The only wiring.
     ("account", &["*"]),
     ("daemon", &["*"]),

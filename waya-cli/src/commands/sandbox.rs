@@ -142,7 +142,7 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
             if output.json {
                 output.json(&json::sandbox::Faults::from(answer))?;
             } else if answer.active.is_empty() {
-                output.note("no fault is on")?;
+                output.note("done; no fault stays on")?;
             } else {
                 answer.active.iter().try_for_each(|fault| output.line(printable(fault)))?;
             }

@@ -33,7 +33,7 @@ pub use keys::{ApiKeys, ensure_key};
 pub use message::{MessageChanges, WaitFor};
 pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
 pub use send::{Content, IdempotencyKey, MAX_RECIPIENTS, PersonalMessage, Priority, SendRequest};
-pub use session::{DaemonInfo, Kind, Login};
+pub use session::{DaemonInfo, Login};
 pub use when::{from_millis as time_from_millis, from_text as time_from_text};
 
 use crate::bus::Bus;

@@ -4,7 +4,7 @@ use tokio::sync::watch;
 
 use super::view::{SessionView, StatusView};
 use super::{Api, ApiError};
-use crate::model::{LinkState, PairingMethod, Timestamp};
+use crate::model::{Kind, LinkState, PairingMethod, Timestamp};
 use crate::session::{Link, SessionError};
 use crate::store::{StoreError, StoreHealth};
 
@@ -21,26 +21,6 @@ pub struct DaemonInfo {
     pub http: Option<String>,
     /// Whether its messages reach real people.
     pub kind: Kind,
-}
-
-/// Whether messages reach real people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// They do.
-    Real,
-    /// They stay in the emulator.
-    Sandbox,
-}
-
-impl Kind {
-    /// The contract's word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Real => "real",
-            Self::Sandbox => "sandbox",
-        }
-    }
 }
 
 impl Api {

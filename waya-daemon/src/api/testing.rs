@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Api, DaemonInfo, Kind, Parts, ensure_key};
+use super::{Api, DaemonInfo, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, LinkState, Message, MessageId, OfflineReason, Status,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, Message, MessageId, OfflineReason, Status,
     Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;

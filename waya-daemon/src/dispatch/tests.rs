@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +50,8 @@ struct World {
     whatsapp: Arc<FakeWhatsApp>,
     queue: Queue,
     bus: Bus,
+    running: JoinHandle<()>,
+    last_call: CancellationToken,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -65,8 +68,9 @@ impl World {
         let queue =
             Queue::start(store.clone(), session, settings, Arc::clone(&clock), bus.clone(), &tasks, stop.clone());
         let queue = queue.await.unwrap();
-        tokio::spawn(run(told, queue.clone(), store.clone(), bus.clone(), clock));
-        Self { memory, store, whatsapp, queue, bus, _stop: stop.drop_guard() }
+        let last_call = CancellationToken::new();
+        let running = tokio::spawn(run(told, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone()));
+        Self { memory, store, whatsapp, queue, bus, running, last_call, _stop: stop.drop_guard() }
     }
 
     async fn events(&self, count: usize) -> Vec<Event> {
@@ -157,4 +161,16 @@ async fn incoming_messages_are_acknowledged_only_when_the_journal_has_them() {
     memory.set_down(false);
     inbox.commit(vec![incoming("A", "Halo")]).await.unwrap();
     assert_eq!(store.journal.after(Cursor(0), 10).await.unwrap().events.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_the_last_words_are_written_though_the_session_could_go_on() {
+    let world = World::new(|store| store).await;
+    world.whatsapp.set_link(LinkState::Connected);
+    world.whatsapp.set_link(offline());
+    world.last_call.cancel();
+    world.running.await.unwrap();
+    let events = world.store.journal.after(Cursor(0), 100).await.unwrap().events;
+    let bodies: Vec<_> = events.into_iter().map(|event| event.body).collect();
+    assert_eq!(bodies, [LinkState::Connected, offline()].map(EventBody::Link));
 }

@@ -3,6 +3,7 @@
 mod chat;
 mod event;
 mod inbound;
+mod kind;
 mod link;
 mod message;
 mod nack;
@@ -15,6 +16,7 @@ mod transition_tests;
 pub use chat::{ChatId, ChatKind, InvalidChatId};
 pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};
 pub use inbound::{Incoming, IncomingKey};
+pub use kind::Kind;
 pub use link::{LinkState, OfflineReason, PairingMethod};
 pub use message::{
     Ack, InvalidId, Lane, MAX_REFERENCE_CHARS, MAX_TEXT_CHARS, Message, MessageId, NewMessage, Source, Status,
