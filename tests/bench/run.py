@@ -4,24 +4,24 @@
 Needs: Rust, node and npm (for the baseline), wrk, curl, strace. Talks to loopback only, ends by itself.
     tests/bench/run.py [enqueue] [deliver] [cli] [start] [idle] [sizes]      (nothing named: all)
 """
-import json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time, urllib.request
+import json, os, pathlib, re, shutil, signal, statistics, subprocess, sys, tempfile, time
+import urllib.error, urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
-PLAIN = ROOT / "target"
-SANDBOX = ROOT / "target-sandbox"  # the variant without the certificate check, kept apart
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 ROUNDS, SECONDS = 3, 5
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def build():
-    subprocess.run(["cargo", "build", "--locked", "--release", "--quiet"], cwd=ROOT, check=True)
-    subprocess.run(["cargo", "build", "--locked", "--release", "--quiet", "-p", "waya-sandbox"], cwd=ROOT, check=True,
-                   env={**os.environ, "CARGO_TARGET_DIR": str(SANDBOX)})
+    # One after the other: built together, features would unify and the plain daemon lose its certificate check.
+    for packages in ([], ["-p", "waya-sandbox"]):
+        subprocess.run(["cargo", "build", "--locked", "--release", "--quiet", *packages], cwd=ROOT, check=True)
 
 
 def waya(name):
-    return str((SANDBOX if name == "waya-sandbox" else PLAIN) / "release" / name)
+    return str(TARGET / "release" / name)
 
 
 class Process:
@@ -92,7 +92,7 @@ def show(title, ours, theirs):
 
 
 def baseline_dir():
-    folder = pathlib.Path(os.environ.get("WAYA_BENCH_BASELINE", ROOT / "target" / "bench-baseline"))
+    folder = pathlib.Path(os.environ.get("WAYA_BENCH_BASELINE", TARGET / "bench-baseline"))
     if not (folder / "node_modules" / "fastify").exists():
         shutil.copytree(HERE / "baseline", folder, dirs_exist_ok=True)
         subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
@@ -109,6 +109,8 @@ def await_http(url):
     for _ in range(200):
         try:
             return urllib.request.urlopen(url)
+        except urllib.error.HTTPError:
+            return None  # it asks for a key: it is there
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"nothing answers at {url}")
@@ -119,14 +121,11 @@ def enqueue():
     for connections in (64, 1):
         ours, theirs = [], []
         for _ in range(ROUNDS):
-            with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp:
-                with Process(["node", "queue-fastify.mjs"], {"PORT": "4202", "DB": f"{temp}/q.db"}, ready_line=False) as node:
-                    try:
-                        await_http("http://127.0.0.1:4202/api/status")
-                    except urllib.error.HTTPError:
-                        pass  # it asks for a key: it is there
+            with tempfile.TemporaryDirectory(dir=TARGET) as temp:
+                with Process(["node", str(folder / "queue-fastify.mjs")], {"PORT": "4202", "DB": f"{temp}/q.db"}, ready_line=False) as node:
+                    await_http("http://127.0.0.1:4202/api/status")
                     theirs.append(load(node, "http://127.0.0.1:4202/api/send-message", connections, {"API_KEY": "k"}))
-            with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp:
+            with tempfile.TemporaryDirectory(dir=TARGET) as temp:
                 with daemon(f"{temp}/d") as process:
                     key = open(f"{temp}/d/api-key").read().strip()
                     body = '{"number":"6282146727409","message":"hello from the baseline"}'
@@ -148,7 +147,7 @@ def sandbox(folder, env=None):
 
 
 def deliver(count=2000):
-    with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp, sandbox(f"{temp}/d") as process:
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp, sandbox(f"{temp}/d") as process:
         key = open(f"{temp}/d/api-key").read().strip()
         base = f"http://{process.ready['http']}"
         people = json.load(urllib.request.urlopen(process.ready["admin"] + "/people"))["people"]
@@ -170,7 +169,7 @@ def deliver(count=2000):
 
 
 def cli(runs=40):
-    with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp, daemon(f"{temp}/d") as process:
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp, daemon(f"{temp}/d") as process:
         key = open(f"{temp}/d/api-key").read().strip()
         send = [waya("waya"), "--socket", process.ready["socket"], "send", "6282146727409", "Halo"]
         curl = ["curl", "-s", "-o", "/dev/null", "-H", f"X-API-Key: {key}", "-H", "Content-Type: application/json",
@@ -188,7 +187,7 @@ def cli(runs=40):
 
 
 def start(stored=10_000):
-    with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp:
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp:
         with daemon(f"{temp}/d") as process:
             key = open(f"{temp}/d/api-key").read().strip()
             for at in range(0, stored, 1000):
@@ -203,7 +202,7 @@ def start(stored=10_000):
 
 
 def idle(seconds=60):
-    with tempfile.TemporaryDirectory(dir=ROOT / "target") as temp:
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp:
         with Process([waya("waya-sandbox"), "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{temp}/e"]) as emulator:
             command = [waya("waya-sandbox"), "--connect", emulator.ready["whatsapp"], "--data-dir", f"{temp}/d",
                        "--socket", f"{temp}/s", "--http", "127.0.0.1:0"]
