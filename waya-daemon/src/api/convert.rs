@@ -78,7 +78,10 @@ fn reason(state: &LinkState) -> Option<String> {
         LinkState::Locked => "WhatsApp locked the account; look at the phone",
         LinkState::Banned { .. } => "WhatsApp banned the account for a while; look at the phone",
         LinkState::Outdated => "WhatsApp wants a newer client version; update waya, or set whatsapp.version",
-        LinkState::PasskeyRequired => "WhatsApp asks for a passkey before it links; finish that on the phone",
+        LinkState::PasskeyRequired => {
+            "WhatsApp asks for a passkey before it links this account, and this version of waya cannot give \
+             one; try `waya login --code PHONE`, or link an account without a passkey"
+        }
         LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Connected => return None,
     };
     Some(words.to_owned())
