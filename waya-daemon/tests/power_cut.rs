@@ -207,6 +207,7 @@ fn incoming(n: u64) -> Incoming {
         id: n.to_string(),
         sender: chat.clone(),
         chat,
+        chat_lid: None,
         sender_lid: None,
         from_me: false,
         push_name: None,

@@ -61,7 +61,7 @@ impl Inbox for Journal {
         {
             let mut rows = self.rows.lock().unwrap();
             for message in batch {
-                if !rows.iter().any(|row| row.key() == message.key()) {
+                if !rows.iter().any(|row| row.is_same_as(&message)) {
                     rows.push(message);
                 }
             }

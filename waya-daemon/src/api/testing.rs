@@ -317,6 +317,7 @@ pub fn incoming(id: &str, text: &str) -> Incoming {
     Incoming {
         id: id.to_owned(),
         chat: ChatId::group("120363"),
+        chat_lid: None,
         sender: ChatId::phone("6281200000002"),
         sender_lid: Some("991".to_owned()),
         from_me: false,

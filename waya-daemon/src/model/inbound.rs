@@ -1,5 +1,6 @@
 //! An incoming message as the journal keeps it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -10,9 +11,9 @@ use super::{ChatId, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IncomingKey<'a> {
     /// The chat it stands in.
-    pub chat: &'a ChatId,
+    pub chat: Cow<'a, ChatId>,
     /// Who wrote it.
-    pub sender: &'a ChatId,
+    pub sender: Cow<'a, ChatId>,
     /// WhatsApp's id.
     pub id: &'a str,
 }
@@ -24,6 +25,9 @@ pub struct Incoming {
     pub id: String,
     /// The chat: by phone whenever that is known.
     pub chat: ChatId,
+    /// The LID digits of a private chat's other side, when known.
+    #[serde(default)]
+    pub chat_lid: Option<String>,
     /// Who wrote it; in a group the person, else the same as `chat` (or the own account).
     pub sender: ChatId,
     /// The sender's LID digits, when known.
@@ -46,11 +50,28 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// What makes it the same one when it is delivered again.
-    #[must_use]
-    pub fn key(&self) -> IncomingKey<'_> {
-        IncomingKey { chat: &self.chat, sender: &self.sender, id: &self.id }
+    /// What makes it the same one when it is delivered again: its addresses as they are shown, and by LID where they
+    /// differ. A message that came before the phone behind a LID was learnt is shown by phone when it comes again.
+    pub fn keys(&self) -> impl Iterator<Item = IncomingKey<'_>> {
+        let shown = IncomingKey { chat: Cow::Borrowed(&self.chat), sender: Cow::Borrowed(&self.sender), id: &self.id };
+        let by_lid = IncomingKey {
+            chat: by_lid(&self.chat, self.chat_lid.as_deref()),
+            sender: by_lid(&self.sender, self.sender_lid.as_deref()),
+            id: &self.id,
+        };
+        let differs = by_lid != shown;
+        [Some(shown), differs.then_some(by_lid)].into_iter().flatten()
     }
+
+    /// Both are one message, delivered twice.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.keys().any(|key| other.keys().any(|known| known == key))
+    }
+}
+
+fn by_lid<'a>(chat: &'a ChatId, lid: Option<&str>) -> Cow<'a, ChatId> {
+    lid.map_or(Cow::Borrowed(chat), |lid| Cow::Owned(ChatId::lid(lid)))
 }
 
 /// Without the text and with numbers masked, because debug output reaches logs.

@@ -10,6 +10,9 @@ use whatsapp_rust::{Client, Jid, Server};
 use super::kind;
 use crate::model::{ChatId, ChatKind, Incoming, Timestamp};
 
+/// The user of the status chat, on the server it shares with broadcast lists.
+const STATUS: &str = "status";
+
 /// A person or chat as it is shown, with the LID when that is known too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -71,18 +74,28 @@ async fn person(client: &Client, known: (Option<String>, Option<String>)) -> Opt
     }
 }
 
-/// An incoming message for the journal; `None` for what people do not see, and for status posts.
+/// An incoming message for the journal; `None` for what people do not see, for status posts, and (with a word in the
+/// log) for what comes from no address there is a chat for.
 pub async fn incoming(client: &Client, message: &InboundMessage, now: Timestamp) -> Option<Incoming> {
     let info = &message.info;
-    if info.category == MessageCategory::Peer || info.source.chat.server == Server::Broadcast {
+    if info.category == MessageCategory::Peer || is_status(&info.source.chat) {
         return None;
     }
     let content = kind::content(&message.message)?;
-    let sender = sender(client, info).await?;
-    let chat = chat_of(client, info).await?;
+    let (Some(sender), Some(chat)) = (sender(client, info).await, chat_of(client, info).await) else {
+        let (chat, sender) = (masked(&info.source.chat), masked(&info.source.sender));
+        tracing::warn!(
+            id = info.id,
+            chat,
+            sender,
+            "a message from a kind of address that waya does not know is left out"
+        );
+        return None;
+    };
     Some(Incoming {
         id: info.id.clone(),
-        chat,
+        chat: chat.chat,
+        chat_lid: chat.lid,
         sender: sender.chat,
         sender_lid: sender.lid,
         from_me: info.source.is_from_me,
@@ -95,11 +108,32 @@ pub async fn incoming(client: &Client, message: &InboundMessage, now: Timestamp)
     })
 }
 
-/// The chat a message stands in. In a private chat it is named after the other side.
-pub async fn chat_of(client: &Client, info: &MessageInfo) -> Option<ChatId> {
+/// The chat a message stands in. In a private chat it is named after the other side; what comes by a broadcast list
+/// stands in the chat with its sender, because nobody else is shown it there.
+pub async fn chat_of(client: &Client, info: &MessageInfo) -> Option<Address> {
     let source = &info.source;
+    if is_broadcast_list(&source.chat) {
+        return sender(client, info).await;
+    }
     let other = if source.is_from_me { &source.recipient_alt } else { &source.sender_alt };
-    Some(address(client, &source.chat, other.as_ref()).await?.chat)
+    address(client, &source.chat, other.as_ref()).await
+}
+
+fn is_status(chat: &Jid) -> bool {
+    chat.server == Server::Broadcast && chat.user == STATUS
+}
+
+/// Somebody's list of people who all get the same message, each in private.
+pub fn is_broadcast_list(chat: &Jid) -> bool {
+    chat.server == Server::Broadcast && chat.user != STATUS
+}
+
+/// An address for the log.
+fn masked(jid: &Jid) -> String {
+    match (jid.user.get(..4), jid.user.get(jid.user.len().saturating_sub(2)..)) {
+        (Some(head), Some(tail)) if jid.user.len() > 7 => format!("{head}…{tail}@{}", jid.server.as_str()),
+        _ => format!("…@{}", jid.server.as_str()),
+    }
 }
 
 async fn sender(client: &Client, info: &MessageInfo) -> Option<Address> {
@@ -136,6 +170,9 @@ pub async fn all_incoming(client: &Arc<Client>, batch: &[InboundMessage], now: T
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::session::whatsapp_rs::tests::driver_at;
+    use whatsapp_rust::types::message::MessageSource;
+    use whatsapp_rust::waproto::whatsapp::Message;
 
     #[test]
     fn every_chat_has_one_address_on_either_side() {
@@ -158,5 +195,48 @@ mod tests {
         assert_eq!(phone_and_lid(&phone, Some(&lid)), both);
         assert_eq!(phone_and_lid(&lid, Some(&phone)), both);
         assert_eq!(phone_and_lid(&lid, None), (None, both.1));
+    }
+
+    /// A text from `sender` in `chat`.
+    fn text(chat: &str, sender: &str, alternative: Option<&str>) -> InboundMessage {
+        let source = MessageSource {
+            chat: chat.parse().unwrap(),
+            sender: sender.parse().unwrap(),
+            sender_alt: alternative.map(|jid| jid.parse().unwrap()),
+            ..MessageSource::default()
+        };
+        let info = MessageInfo { source, id: "3EB0".to_owned(), ..MessageInfo::default() };
+        let message = Message { conversation: Some("Halo".to_owned()), ..Message::default() };
+        InboundMessage::builder().message(Arc::new(message)).info(Arc::new(info)).build()
+    }
+
+    /// Chat and sender in the journal, after `message` came to a client that knows nobody.
+    async fn journalled(message: InboundMessage) -> Option<(String, String)> {
+        let folder = tempfile::tempdir().unwrap();
+        let driver = driver_at(folder.path());
+        let client = driver.client().await.unwrap();
+        let incoming = incoming(&client, &message, Timestamp::from_millis(1)).await;
+        incoming.map(|incoming| (incoming.chat.to_string(), incoming.sender.to_string()))
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_list_is_the_private_chat_with_its_sender() {
+        let sender = "123456789012345:7@lid";
+        let alternative = Some("6281200000002@s.whatsapp.net");
+        let by_phone = "6281200000002@c.us".to_owned();
+        let message = text("1700000000@broadcast", sender, alternative);
+        assert_eq!(journalled(message).await, Some((by_phone.clone(), by_phone)));
+        let by_lid = "123456789012345@lid".to_owned();
+        assert_eq!(journalled(text("1700000000@broadcast", sender, None)).await, Some((by_lid.clone(), by_lid)));
+        assert_eq!(journalled(text("status@broadcast", sender, alternative)).await, None, "status posts are left out");
+    }
+
+    #[tokio::test]
+    async fn what_has_no_address_here_is_left_out() {
+        for chat in ["867051314767696@bot", "1234567890123@interop", "1234567890123@msgr"] {
+            assert_eq!(journalled(text(chat, chat, None)).await, None, "{chat}");
+        }
+        assert_eq!(masked(&"867051314767696@bot".parse().unwrap()), "8670…96@bot");
+        assert_eq!(masked(&"13@bot".parse().unwrap()), "…@bot");
     }
 }

@@ -88,8 +88,11 @@ impl InboundDurabilityHook for JournalFirst {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
         for message in batch {
             self.context.people.learn(&message.info).into_iter().for_each(|person| self.context.tell(person));
-            if let Some(chat) = convert::chat_of(&client, &message.info).await {
-                self.context.timers.learn(&chat, message);
+            // What comes by a broadcast list carries the list's timer, not the chat's.
+            if !convert::is_broadcast_list(&message.info.source.chat)
+                && let Some(address) = convert::chat_of(&client, &message.info).await
+            {
+                self.context.timers.learn(&address.chat, message);
             }
         }
         let messages = convert::all_incoming(&client, batch, self.context.out.clock.now()).await;

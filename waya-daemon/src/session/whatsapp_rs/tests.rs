@@ -132,7 +132,7 @@ async fn a_newer_version_is_claimed_by_the_next_client_and_remembered() {
     assert_eq!(driver.context.version(), newer);
 }
 
-fn driver_at(folder: &Path) -> driver::WaDriver {
+pub fn driver_at(folder: &Path) -> driver::WaDriver {
     let config = SessionConfig { data_dir: folder.to_owned(), sandbox: true, ..SessionConfig::default() };
     let out = context::Outlets {
         inbox: Arc::new(NoInbox),

@@ -1,8 +1,8 @@
 //! What the journal must do.
 
 use super::{at, chat, enqueued, incoming, message};
-use crate::model::{Ack, Change, Cursor, EventBody, Incoming, LinkState, OfflineReason, ReceiptKind, Status};
-use crate::store::Store;
+use crate::model::{Ack, Change, ChatId, Cursor, EventBody, Incoming, LinkState, OfflineReason, ReceiptKind, Status};
+use crate::store::{Contact, Store};
 
 async fn bodies(store: &Store, cursor: Cursor) -> Vec<EventBody> {
     store.journal.after(cursor, 1000).await.unwrap().events.into_iter().map(|event| event.body).collect()
@@ -12,17 +12,62 @@ pub async fn incoming_is_recorded_once(store: &Store) {
     let a = incoming("A", "Halo", at(1));
     let batch = vec![a.clone(), incoming("B", "Hai", at(1)), a.clone()];
     assert_eq!(store.journal.record_incoming(batch).await, Ok(vec![true, true, false]));
-    let elsewhere = Incoming { chat: chat(3), ..a.clone() };
-    let from_another = Incoming { sender: chat(4), ..a.clone() };
+    let elsewhere = Incoming { chat: chat(3), chat_lid: Some("3".to_owned()), ..a.clone() };
+    let from_another = Incoming { sender: chat(4), sender_lid: Some("4".to_owned()), ..a.clone() };
     let batch = vec![a, elsewhere, from_another];
     assert_eq!(store.journal.record_incoming(batch).await, Ok(vec![false, true, true]));
     assert_eq!(bodies(store, Cursor(0)).await.len(), 4);
     assert_eq!(store.journal.record_incoming(Vec::new()).await, Ok(Vec::new()));
 }
 
+/// It came by LID, and comes again when the phone behind that is known; or the other way round.
+pub async fn a_learnt_phone_makes_no_second_message(store: &Store) {
+    let lid = || Some("1234567890".to_owned());
+    let by_phone = incoming("A", "Halo", at(1));
+    let unknown = ChatId::lid("1234567890");
+    let by_lid = Incoming { chat: unknown.clone(), sender: unknown.clone(), ..by_phone.clone() };
+    let bare = Incoming { chat_lid: None, sender_lid: None, ..by_phone.clone() };
+    let in_group = |sender: &ChatId| Incoming {
+        chat: ChatId::group("1203"),
+        chat_lid: None,
+        sender: sender.clone(),
+        ..by_phone.clone()
+    };
+    let typed = |there: ChatId| Incoming {
+        chat: there,
+        chat_lid: lid(),
+        sender: chat(9),
+        sender_lid: Some("99".to_owned()),
+        from_me: true,
+        ..by_phone.clone()
+    };
+    let pairs = [
+        (by_lid.clone(), by_phone.clone()),
+        (by_phone.clone(), by_lid.clone()),
+        (bare, by_phone.clone()),
+        (in_group(&unknown), in_group(&chat(2))),
+        (typed(unknown.clone()), typed(chat(2))),
+    ];
+    for (n, (first, again)) in pairs.into_iter().enumerate() {
+        let (first, again) = (Incoming { id: n.to_string(), ..first }, Incoming { id: n.to_string(), ..again });
+        assert_eq!(store.journal.record_incoming(vec![first]).await, Ok(vec![true]), "pair {n}");
+        let contact = Contact { phone: chat(2).phone_number().map(str::to_owned), lid: lid(), ..Contact::default() };
+        store.contacts.learn(vec![contact]).await.unwrap();
+        assert_eq!(store.journal.record_incoming(vec![again.clone(), again]).await, Ok(vec![false, false]), "pair {n}");
+        assert_eq!(bodies(store, Cursor(0)).await.len(), n + 1);
+    }
+}
+
 pub async fn an_incoming_message_comes_back_whole(store: &Store) {
     let long = Incoming { raw: vec![7; 50_000], text: "é".repeat(5_000), ..incoming("A", "", at(1)) };
-    let bare = Incoming { sender_lid: None, push_name: None, raw: vec![], from_me: true, ..incoming("B", "", at(2)) };
+    let bare = Incoming {
+        chat_lid: None,
+        sender_lid: None,
+        push_name: None,
+        raw: vec![],
+        from_me: true,
+        ..incoming("B", "", at(2))
+    };
     store.journal.record_incoming(vec![long.clone(), bare.clone()]).await.unwrap();
     let read = bodies(store, Cursor(0)).await;
     assert_eq!(read, [EventBody::Message(Box::new(long)), EventBody::Message(Box::new(bare))]);

@@ -38,7 +38,7 @@ macro_rules! conformance_suite {
                 a_failed_one_that_arrived_is_sent, retried_by_hand_it_is_open_again, open_rows_come_oldest_first,
                 whatsapp_ids_are_known_from_the_first_claim_on, references_find_the_newest_first,
                 lists_are_filtered_and_newest_first, any_text_comes_back_byte_for_byte;
-            journal: incoming_is_recorded_once, an_incoming_message_comes_back_whole,
+            journal: incoming_is_recorded_once, a_learnt_phone_makes_no_second_message, an_incoming_message_comes_back_whole,
                 changes_are_journalled_but_claims_are_not, pages_go_on_where_they_stopped, newest_moves_with_appends;
             retention: what_is_young_or_among_the_newest_stays, forgotten_requests_go, old_events_go_and_cursors_go_on,
                 what_was_pruned_leaves_nothing_behind;
@@ -109,6 +109,7 @@ pub fn incoming(id: &str, text: &str, now: Timestamp) -> Incoming {
     Incoming {
         id: id.to_owned(),
         chat: chat(2),
+        chat_lid: Some("1234567890".to_owned()),
         sender: chat(2),
         sender_lid: Some("1234567890".to_owned()),
         from_me: false,

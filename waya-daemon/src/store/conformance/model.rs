@@ -93,7 +93,7 @@ impl Model {
             let known = self
                 .events
                 .iter()
-                .any(|(_, event)| matches!(event, ModelEvent::Incoming(there) if there.key() == incoming.key()));
+                .any(|(_, event)| matches!(event, ModelEvent::Incoming(there) if there.is_same_as(incoming)));
             if !known {
                 self.events.push((incoming.received_at, ModelEvent::Incoming(Box::new(incoming.clone()))));
             }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::model::{Model, ModelEvent};
 use super::{at, chat, incoming, message};
-use crate::model::{Change, Cursor, EventBody, Incoming, MessageId, NewMessage, ReceiptKind};
+use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, ReceiptKind};
 use crate::store::{Batch, Contact, Idempotency, Keep, ListFilter, Store};
 
 /// One operation. Numbers choose among what there is.
@@ -25,14 +25,25 @@ pub enum Step {
     },
     /// Change one of the messages.
     Change(usize, Change),
-    /// A message comes in.
-    Incoming(u8, usize),
+    /// A message comes in: its id, its length, and how it is addressed.
+    Incoming(u8, usize, Addressed),
     /// Something is learnt of somebody.
     Learn(Option<u8>, Option<u8>, Option<u8>),
     /// Retention: so many seconds, so many newest.
     Prune(u64, usize),
     /// The store is closed and opened again.
     Reopen,
+}
+
+/// How an incoming message names people.
+#[derive(Debug, Clone, Copy)]
+pub enum Addressed {
+    /// By phone, without a LID.
+    ByPhone,
+    /// By phone, with the LID.
+    ByBoth,
+    /// By LID.
+    ByLid,
 }
 
 /// Random operations.
@@ -47,12 +58,16 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1_usize..4, 0_u8..4, length.clone(), key)
             .prop_map(|(count, reference, length, key)| Step::Enqueue { count, reference, length, key }),
         20 => (any::<usize>(), change()).prop_map(|(which, change)| Step::Change(which, change)),
-        4 => (0_u8..8, length).prop_map(|(id, length)| Step::Incoming(id, length)),
+        4 => (0_u8..8, length, addressed()).prop_map(|(id, length, how)| Step::Incoming(id, length, how)),
         4 => (prop::option::of(0_u8..4), prop::option::of(0_u8..4), prop::option::of(0_u8..4))
             .prop_map(|(phone, lid, name)| Step::Learn(phone, lid, name)),
         1 => (0_u64..60, 0_usize..10).prop_map(|(age, newest)| Step::Prune(age, newest)),
         1 => Just(Step::Reopen),
     ]
+}
+
+fn addressed() -> impl Strategy<Value = Addressed> {
+    prop_oneof![Just(Addressed::ByPhone), Just(Addressed::ByBoth), Just(Addressed::ByLid)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -101,8 +116,8 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
                 let answer = store.outbox.change(id, change.clone(), now).await;
                 assert_eq!(answer, Ok(model.change(id, &change, now)), "{change:?}");
             }
-            Step::Incoming(id, length) => {
-                let batch = vec![incoming(&id.to_string(), &"y".repeat(length), now)];
+            Step::Incoming(id, length, how) => {
+                let batch = vec![named(how, incoming(&id.to_string(), &"y".repeat(length), now))];
                 assert_eq!(store.journal.record_incoming(batch.clone()).await, Ok(model.record_incoming(&batch)));
             }
             Step::Learn(phone, lid, name) if phone.is_some() || lid.is_some() => {
@@ -155,6 +170,17 @@ async fn same(store: &Store, model: &Model, ids: &[MessageId]) {
     assert_eq!(page.next, *store.journal.newest().borrow());
     let events: Vec<_> = page.events.into_iter().map(|event| (event.at, plain(event.body))).collect();
     assert_eq!(events, model.events);
+}
+
+fn named(how: Addressed, incoming: Incoming) -> Incoming {
+    match how {
+        Addressed::ByPhone => Incoming { chat_lid: None, sender_lid: None, ..incoming },
+        Addressed::ByBoth => incoming,
+        Addressed::ByLid => {
+            let lid = ChatId::lid(incoming.sender_lid.as_deref().unwrap_or_default());
+            Incoming { chat: lid.clone(), sender: lid, ..incoming }
+        }
+    }
 }
 
 fn plain(body: EventBody) -> ModelEvent {

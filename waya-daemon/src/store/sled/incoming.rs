@@ -32,6 +32,8 @@ pub struct IncomingRecord {
     pub received_at: u64,
     #[prost(bytes = "vec", tag = "11")]
     pub raw: Vec<u8>,
+    #[prost(string, optional, tag = "12")]
+    pub chat_lid: Option<String>,
 }
 
 impl From<Incoming> for IncomingRecord {
@@ -48,6 +50,7 @@ impl From<Incoming> for IncomingRecord {
             timestamp: incoming.timestamp.as_millis(),
             received_at: incoming.received_at.as_millis(),
             raw: incoming.raw,
+            chat_lid: incoming.chat_lid,
         }
     }
 }
@@ -68,6 +71,7 @@ impl TryFrom<IncomingRecord> for Incoming {
             timestamp: Timestamp::from_millis(record.timestamp),
             received_at: Timestamp::from_millis(record.received_at),
             raw: record.raw,
+            chat_lid: record.chat_lid,
         })
     }
 }

@@ -1,15 +1,17 @@
 //! The journal of incoming messages, status changes and link states.
 
 use async_trait::async_trait;
+use sled::IVec;
 use tokio::sync::watch;
 
 use super::codec::MAX_PAYLOAD;
 use super::engine::Engine;
 use super::events::{self, Payload};
+use super::group::Group;
 use super::prune;
 use super::rows::Rows;
 use super::shared::{ReadError, Shared};
-use super::trees::{Tree, event_key, number, number_key, seen_key};
+use super::trees::{Tree, event_key, number, number_key, seen_keys};
 use crate::model::{Cursor, EventBody, Incoming, Timestamp};
 use crate::store::{Journal, Keep, Page, StoreError};
 
@@ -19,18 +21,20 @@ impl Journal for Rows {
         let mut seen = Vec::with_capacity(batch.len());
         let mut payloads = Vec::with_capacity(batch.len());
         for incoming in batch {
-            seen.push(seen_key(&incoming.key()));
+            seen.push(seen_keys(&incoming));
             let at = incoming.received_at;
             payloads.push(events::encode(&EventBody::Message(Box::new(incoming)), at)?);
         }
         let payloads = self.payloads(payloads).await?;
-        let work = move |group: &mut super::group::Group<'_>| {
+        let work = move |group: &mut Group<'_>| {
             let mut new = Vec::with_capacity(seen.len());
             for (seen, payload) in seen.into_iter().zip(payloads) {
-                let fresh = group.get(Tree::Seen, &seen)?.is_none();
+                let fresh = !is_seen(group, &seen)?;
                 if fresh {
                     let cursor = events::append_payload(group, payload)?;
-                    group.insert(Tree::Seen, seen, number_key(cursor.0))?;
+                    for key in seen {
+                        group.insert(Tree::Seen, key, number_key(cursor.0))?;
+                    }
                 }
                 new.push(fresh);
             }
@@ -72,6 +76,16 @@ impl Rows {
         let payloads: Option<Vec<Payload>> = encoded.into_iter().map(payload).collect();
         payloads.ok_or_else(|| self.0.unavailable())
     }
+}
+
+/// Whether a message of these keys is in the journal.
+fn is_seen(group: &mut Group<'_>, keys: &[IVec]) -> Result<bool, StoreError> {
+    for key in keys {
+        if group.get(Tree::Seen, key)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn page(shared: &Shared, engine: &Engine, cursor: Cursor, limit: usize) -> Result<Page, ReadError> {

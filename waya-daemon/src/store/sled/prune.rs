@@ -10,7 +10,7 @@ use super::group::Group;
 use super::records::IdempotencyRecord;
 use super::rows::Stored;
 use super::shared::{ReadError, Shared};
-use super::trees::{Tree, message_id, number, reference_key, seen_key};
+use super::trees::{Tree, message_id, number, reference_key, seen_keys};
 use crate::model::{Cursor, EventBody, Timestamp};
 use crate::store::{Keep, StoreError};
 
@@ -57,10 +57,10 @@ pub async fn events(shared: &Arc<Shared>, keep: Keep, now: Timestamp) -> Result<
             let Some(record) = group.get(Tree::Events, &key)? else { continue };
             group.unname_payload(&key, &record)?;
             // The same message may have come again after its event went; then the index is another event's.
-            if let Some(seen) = seen
-                && group.get(Tree::Seen, &seen)?.as_ref() == Some(&key)
-            {
-                group.remove(Tree::Seen, seen);
+            for seen in seen {
+                if group.get(Tree::Seen, &seen)?.as_ref() == Some(&key) {
+                    group.remove(Tree::Seen, seen);
+                }
             }
             group.remove(Tree::Events, key);
             removed += 1;
@@ -155,7 +155,7 @@ fn old_events(
     engine: &Engine,
     keep: Keep,
     now: Timestamp,
-) -> Result<Vec<(IVec, Option<IVec>)>, ReadError> {
+) -> Result<Vec<(IVec, Vec<IVec>)>, ReadError> {
     let beyond_newest = beyond(*shared.counters().rows_of(Tree::Events), keep);
     let cutoff = now.minus(keep.age);
     let mut found = Vec::new();
@@ -169,8 +169,8 @@ fn old_events(
             Ok(event) if event.at >= cutoff => break,
             Ok(event) => {
                 let seen = match &event.body {
-                    EventBody::Message(incoming) => Some(seen_key(&incoming.key())),
-                    EventBody::Status(_) | EventBody::Link(_) => None,
+                    EventBody::Message(incoming) => seen_keys(incoming),
+                    EventBody::Status(_) | EventBody::Link(_) => Vec::new(),
                 };
                 found.push((key, seen));
             }

@@ -12,7 +12,7 @@ use super::engine::{Broken, Engine, Write};
 use super::events;
 use super::outbox::whatsapp_key;
 use super::rows::Stored;
-use super::trees::{COUNTERS_KEY, Tree, message_id, number, number_key, reference_key, seen_key};
+use super::trees::{COUNTERS_KEY, Tree, message_id, number, number_key, reference_key, seen_keys};
 use crate::model::{Cursor, EventBody};
 
 /// Rows of one transaction.
@@ -117,7 +117,9 @@ fn journal(engine: &Engine, counters: &mut Counters, chunks: &mut Chunks<'_>, na
         counters.newest = counters.newest.max(cursor);
         let Ok(Payload::Inline(payload)) = codec::unseal(&key, &record) else { continue };
         if let Ok(EventBody::Message(incoming)) = events::decode(cursor, payload).map(|event| event.body) {
-            chunks.push(Tree::Seen, seen_key(&incoming.key()), Some(key))?;
+            for seen in seen_keys(&incoming) {
+                chunks.push(Tree::Seen, seen, Some(key.clone()))?;
+            }
         }
     }
     Ok(())

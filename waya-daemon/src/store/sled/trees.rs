@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 use sled::IVec;
 
-use crate::model::{Cursor, IncomingKey, MessageId};
+use crate::model::{Cursor, Incoming, IncomingKey, MessageId};
 
 /// One tree. The numbers are written to disk (counts, snapshots): never reuse or reorder them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,8 +130,12 @@ pub fn event_key(cursor: Cursor) -> IVec {
     number_key(cursor.0)
 }
 
-/// What makes an incoming message the same one.
-pub fn seen_key(key: &IncomingKey<'_>) -> IVec {
+/// What makes an incoming message the same one: one key, or two.
+pub fn seen_keys(incoming: &Incoming) -> Vec<IVec> {
+    incoming.keys().map(|key| seen_key(&key)).collect()
+}
+
+fn seen_key(key: &IncomingKey<'_>) -> IVec {
     IVec::from(&short_hash(&[key.chat.as_str().as_bytes(), key.sender.as_str().as_bytes(), key.id.as_bytes()]))
 }
 
