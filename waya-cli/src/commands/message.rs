@@ -28,7 +28,8 @@ impl MessageArgs {
 }
 
 pub async fn run(args: MessageArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    let mut daemon = QueueServiceClient::new(context.daemon().await?);
+    // Ten thousand messages of one reference are more than the usual limit.
+    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(usize::MAX);
     let request = GetMessageRequest { id: args.id, ..GetMessageRequest::default() };
     let answer = daemon.get_message(call(request)).await?.into_inner();
     let output = &mut context.output;
@@ -39,7 +40,12 @@ pub async fn run(args: MessageArgs, context: &mut Context) -> Result<ExitCode, C
     show(&answer.message.unwrap_or_default(), output)?;
     if !answer.messages.is_empty() {
         output.line("")?;
-        output.line("all messages of this reference, newest first:")?;
+        match answer.total.filter(|total| *total > answer.messages.len() as u64) {
+            Some(total) => {
+                output.line(format!("the newest {} of {total} messages of this reference:", answer.messages.len()))?;
+            }
+            None => output.line("all messages of this reference, newest first:")?,
+        }
         table(&answer.messages, output)?;
     }
     Ok(ExitCode::Done)

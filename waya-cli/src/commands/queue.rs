@@ -89,7 +89,8 @@ pub async fn run(command: QueueCommand, context: &mut Context) -> Result<ExitCod
     if let QueueCommand::Show(OneArgs { id }) = command {
         return message::run(MessageArgs::new(id), context).await;
     }
-    let mut daemon = QueueServiceClient::new(context.daemon().await?);
+    // A page of long texts is more than the usual limit.
+    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(usize::MAX);
     match command {
         QueueCommand::List(args) if args.follow => follow(&args, daemon, context).await,
         QueueCommand::List(args) => list(args, daemon, context).await,

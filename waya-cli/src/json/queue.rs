@@ -139,6 +139,8 @@ pub struct MessageStatus {
     message: Message,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     messages: Vec<Message>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
 }
 
 impl From<v1::GetMessageResponse> for MessageStatus {
@@ -146,6 +148,7 @@ impl From<v1::GetMessageResponse> for MessageStatus {
         Self {
             message: answer.message.unwrap_or_default().into(),
             messages: answer.messages.into_iter().map(Message::from).collect(),
+            total: answer.total,
         }
     }
 }
@@ -227,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_message() {
-        let answer = v1::GetMessageResponse { message: Some(message()), messages: vec![] };
+        let answer = v1::GetMessageResponse { message: Some(message()), messages: vec![], total: None };
         insta::assert_json_snapshot!(MessageStatus::from(answer), @r#"
         {
           "id": "0192",
@@ -251,7 +254,8 @@ mod tests {
           }
         }
         "#);
-        let shared = v1::GetMessageResponse { message: Some(message()), messages: vec![message(), message()] };
+        let shared =
+            v1::GetMessageResponse { message: Some(message()), messages: vec![message(), message()], total: Some(2) };
         let json = serde_json::to_value(MessageStatus::from(shared)).unwrap();
         assert_eq!(json["messages"].as_array().map(Vec::len), Some(2));
     }

@@ -31,6 +31,7 @@ impl MessageView {
             attempts: message.attempts,
             hold,
             messages: Vec::new(),
+            total: None,
         }
     }
 }

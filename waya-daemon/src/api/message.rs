@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
 
+use super::send::MAX_RECIPIENTS;
 use super::view::MessageView;
 use super::{Api, ApiError, MAX_WAIT};
 use crate::bus::BusEvent;
 use crate::model::{Ack, Message, MessageId, Status};
 
-/// The most messages of one reference that an answer lists.
-const MAX_SHARED: usize = 100;
+/// The most messages of one reference that an answer lists: as many as one request may send.
+const MAX_SHARED: usize = MAX_RECIPIENTS;
 /// How often a waiter looks by itself: the bus may lose events.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -56,8 +57,9 @@ impl Api {
     /// # Errors
     /// [`ApiError::NoSuchMessage`], or the store.
     pub async fn message(&self, id_or_reference: &str) -> Result<MessageView, ApiError> {
-        let messages = self.find(id_or_reference).await?;
-        Ok(self.view_all(messages))
+        let found = self.find(id_or_reference).await?;
+        let id = found.messages[0].id;
+        Ok(self.view_all(found, id).await)
     }
 
     /// The same, once the message got far enough, failed or was cancelled; after `timeout` as it stands then.
@@ -73,20 +75,29 @@ impl Api {
         let deadline = Instant::now() + timeout.min(MAX_WAIT);
         // Registered before the first look, so that no change falls in between.
         let mut changes = self.0.bus.subscribe();
-        let mut messages = self.find(id_or_reference).await?;
-        let id = messages[0].id;
-        while !target.is_over(&messages[0]) {
+        let mut found = self.find(id_or_reference).await?;
+        let id = found.messages[0].id;
+        if target.is_over(&found.messages[0]) {
+            return Ok(self.view_all(found, id).await);
+        }
+        loop {
             tokio::select! {
                 () = changed(&mut changes, id) => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = tokio::time::sleep_until(deadline) => break,
                 () = self.0.shutdown.cancelled() => break,
             }
-            if let Some(message) = self.0.store.outbox.message(id).await? {
-                messages[0] = message;
+            let message = self.0.store.outbox.message(id).await?;
+            if message.is_none_or(|message| target.is_over(&message)) {
+                break;
             }
         }
-        Ok(self.view_all(messages))
+        // The others have gone on meanwhile. Should retention have taken them all, they stand as they were.
+        match self.find(id_or_reference).await {
+            Err(ApiError::NoSuchMessage(_)) => {}
+            again => found = again?,
+        }
+        Ok(self.view_all(found, id).await)
     }
 
     /// Every message as it changes, from now on.
@@ -96,28 +107,42 @@ impl Api {
     }
 
     /// The row of a queue id, or the rows of a reference, newest first; never empty.
-    async fn find(&self, id_or_reference: &str) -> Result<Vec<Message>, ApiError> {
+    async fn find(&self, id_or_reference: &str) -> Result<Found, ApiError> {
         if let Ok(id) = id_or_reference.parse::<MessageId>()
             && let Some(message) = self.0.store.outbox.message(id).await?
         {
-            return Ok(vec![message]);
+            return Ok(Found { messages: vec![message], total: 1 });
         }
         let messages = self.0.store.outbox.by_reference(id_or_reference, MAX_SHARED).await?;
         if messages.is_empty() {
             return Err(ApiError::NoSuchMessage(id_or_reference.to_owned()));
         }
-        Ok(messages)
+        let mut total = messages.len() as u64;
+        if messages.len() == MAX_SHARED {
+            total = total.max(self.0.store.outbox.count_by_reference(id_or_reference).await?);
+        }
+        Ok(Found { messages, total })
     }
 
-    /// The first one, and all of them when there are several.
-    fn view_all(&self, messages: Vec<Message>) -> MessageView {
-        let mut views: Vec<MessageView> = messages.into_iter().map(|message| self.view(message)).collect();
-        let mut first = views[0].clone();
+    /// The one with this id, and all of them when there are several.
+    async fn view_all(&self, found: Found, id: MessageId) -> MessageView {
+        let Found { messages, total } = found;
+        let views = self.views(messages).await;
+        let mut asked = views.iter().find(|view| view.id == id).unwrap_or(&views[0]).clone();
         if views.len() > 1 {
-            first.messages = std::mem::take(&mut views);
+            asked.messages = views;
+            asked.total = Some(total);
         }
-        first
+        asked
     }
+}
+
+/// What an id or a reference means.
+struct Found {
+    /// Newest first; never empty.
+    messages: Vec<Message>,
+    /// How many there are in all.
+    total: u64,
 }
 
 /// Returns when this message may have changed.
@@ -149,7 +174,7 @@ impl MessageChanges {
                 () = self.api.0.shutdown.cancelled() => return None,
             };
             match event {
-                Ok(BusEvent::Message(message)) => return Some(self.api.view(*message)),
+                Ok(BusEvent::Message(message)) => return Some(self.api.view(*message).await),
                 Ok(BusEvent::Link(_)) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }

@@ -38,11 +38,7 @@ impl Api {
         let filter = ListFilter { statuses: request.statuses, before, limit };
         let messages = self.0.store.outbox.list(filter).await?;
         let next = messages.last().filter(|_| messages.len() == limit).map(|message| message.id);
-        Ok(QueueView {
-            summary: self.queue_summary().await?,
-            messages: messages.into_iter().map(|message| self.view(message)).collect(),
-            next,
-        })
+        Ok(QueueView { summary: self.queue_summary().await?, messages: self.views(messages).await, next })
     }
 
     /// How many messages stand where.
@@ -68,7 +64,7 @@ impl Api {
     /// There is none with this queue id, or it is not pending any more.
     pub async fn cancel(&self, id: &str) -> Result<MessageView, ApiError> {
         let changed = self.0.queue.cancel(queue_id(id)?).await;
-        self.changed(id, changed, ApiError::NotCancellable)
+        self.changed(id, changed, ApiError::NotCancellable).await
     }
 
     /// Tries a failed or cancelled message again, under the same WhatsApp id.
@@ -77,7 +73,7 @@ impl Api {
     /// There is none with this queue id, or it neither failed nor was cancelled.
     pub async fn retry(&self, id: &str) -> Result<MessageView, ApiError> {
         let changed = self.0.queue.retry(queue_id(id)?).await;
-        self.changed(id, changed, ApiError::NotRetryable)
+        self.changed(id, changed, ApiError::NotRetryable).await
     }
 
     /// Nothing leaves until [`Api::resume`]; a restart does not change that.
@@ -99,19 +95,32 @@ impl Api {
     }
 
     /// A row as it is shown.
-    pub(super) fn view(&self, message: Message) -> MessageView {
-        let hold = self.0.queue.hold(&message).map(Into::into);
-        MessageView::new(message, hold)
+    pub(super) async fn view(&self, message: Message) -> MessageView {
+        let waits = message.status == Status::Pending;
+        let holds = self.0.queue.holds(if waits { vec![message.id] } else { Vec::new() }).await;
+        MessageView::new(message, holds.into_iter().flatten().next().map(Into::into))
     }
 
-    fn changed(
+    /// Rows as they are shown.
+    pub(super) async fn views(&self, messages: Vec<Message>) -> Vec<MessageView> {
+        let waiting = messages.iter().filter(|message| message.status == Status::Pending).map(|message| message.id);
+        let mut holds = self.0.queue.holds(waiting.collect()).await.into_iter();
+        let view = |message: Message| {
+            let waits = message.status == Status::Pending;
+            let hold = if waits { holds.next().flatten() } else { None };
+            MessageView::new(message, hold.map(Into::into))
+        };
+        messages.into_iter().map(view).collect()
+    }
+
+    async fn changed(
         &self,
         id: &str,
         changed: Result<Changed, StoreError>,
         refusal: fn(Status) -> ApiError,
     ) -> Result<MessageView, ApiError> {
         match changed? {
-            Changed::Yes(message) | Changed::Already(message) => Ok(self.view(*message)),
+            Changed::Yes(message) | Changed::Already(message) => Ok(self.view(*message).await),
             Changed::Refused(Refusal { status }) => Err(refusal(status)),
             Changed::Unknown => Err(ApiError::NoSuchMessage(id.to_owned())),
         }

@@ -118,6 +118,12 @@ impl Outbox for Memory {
         Ok(rows.messages.iter().rev().filter(matches).take(limit).cloned().collect())
     }
 
+    async fn count_by_reference(&self, reference: &str) -> Result<u64, StoreError> {
+        let rows = self.rows()?;
+        let matches = |message: &&Message| message.reference_id.as_deref() == Some(reference);
+        Ok(rows.messages.iter().filter(matches).count() as u64)
+    }
+
     async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
         Ok(self.rows()?.messages.iter().find(|message| message.whatsapp_id == *id).map(|message| message.id))
     }

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::testing::{World, memory};
-use super::{ApiError, Content, IdempotencyKey, SendRequest, WaitFor, ensure_key};
+use super::{ApiError, Content, IdempotencyKey, PersonalMessage, SendRequest, WaitFor, ensure_key};
 use crate::bus::BusEvent;
-use crate::model::{Change, LinkState, PairingMethod, Source};
+use crate::model::{Change, LinkState, PairingMethod, Source, Status};
 use crate::session::{SessionError, WhatsApp as _};
 use crate::store::Contact;
 
@@ -99,6 +99,60 @@ async fn a_repeat_hears_the_first_answer_though_the_message_is_gone_from_the_que
     assert!(matches!(world.api.send(other, Source::Cli).await, Err(ApiError::IdempotencyConflict)));
     // The same key at the other door is another one.
     assert_ne!(world.api.send(request(), Source::Api).await.unwrap().id, first.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_messages_of_a_reference_are_told_as_they_stand_after_the_wait() {
+    let world = World::new().await;
+    let each = (0..150).map(|n| PersonalMessage {
+        number: format!("62812000{n:05}"),
+        message: "Halo".to_owned(),
+        reference_id: Some("blast".to_owned()),
+    });
+    let request = SendRequest { content: Content::Each(each.collect()), ..SendRequest::default() };
+    let sent = world.api.send(request, Source::Cli).await.unwrap();
+    let all = world.api.message("blast").await.unwrap();
+    assert_eq!((all.messages.len(), all.total), (150, Some(150)));
+    assert!(all.messages.iter().all(|message| message.hold.as_ref().is_some_and(|hold| hold.reason == "offline")));
+    let ids: Vec<_> = sent.messages.iter().rev().map(|message| message.id.unwrap()).collect();
+    assert!(all.messages.iter().map(|message| message.id).eq(ids.iter().copied()));
+
+    let waiting = world.api.wait_message("blast", WaitFor::Sent, Duration::from_secs(100));
+    let doing = async {
+        tokio::task::yield_now().await;
+        // One with the same reference that came later is listed, and not the one that was waited for.
+        let mut later = one("6281200000002", "later");
+        later.reference_id = Some("blast".to_owned());
+        world.api.send(later, Source::Cli).await.unwrap();
+        for id in [ids[149], ids[0]] {
+            world.change(id, Change::Claim).await;
+            world.change(id, Change::Acked).await;
+        }
+    };
+    let (view, ()) = tokio::join!(waiting, doing);
+    let view = view.unwrap();
+    assert_eq!((view.id, view.status, view.total), (ids[0], Status::Sent, Some(151)));
+    let now_sent = view.messages.iter().filter(|message| message.status == Status::Sent).map(|message| message.id);
+    assert!(now_sent.eq([ids[0], ids[149]]));
+    // A single one is no list.
+    let alone = world.api.message(&ids[0].to_string()).await.unwrap();
+    assert_eq!((alone.messages.len(), alone.total), (0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_an_answer_lists_are_counted() {
+    let world = World::new().await;
+    for chunk in [10_000_u32, 5] {
+        let each = (0..chunk).map(|n| PersonalMessage {
+            number: format!("62812000{n:05}"),
+            message: "Halo".to_owned(),
+            reference_id: Some("blast".to_owned()),
+        });
+        let request = SendRequest { content: Content::Each(each.collect()), ..SendRequest::default() };
+        world.api.send(request, Source::Cli).await.unwrap();
+    }
+    let all = world.api.message("blast").await.unwrap();
+    assert_eq!((all.messages.len(), all.total), (10_000, Some(10_005)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,9 +80,12 @@ pub struct MessageView {
     pub attempts: u32,
     /// Why it waits, while it does.
     pub hold: Option<HoldView>,
-    /// All messages that share the reference, newest first; empty when there is only one.
+    /// All messages that share the reference, newest first, up to 10,000; empty when there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<MessageView>,
+    /// How many share the reference, when several do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Why a pending message waits.

@@ -152,7 +152,7 @@ impl From<MessageView> for v1::Message {
 impl From<MessageView> for v1::GetMessageResponse {
     fn from(mut message: MessageView) -> Self {
         let messages = std::mem::take(&mut message.messages).into_iter().map(v1::Message::from).collect();
-        Self { message: Some(message.into()), messages }
+        Self { total: message.total, message: Some(message.into()), messages }
     }
 }
 

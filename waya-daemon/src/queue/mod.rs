@@ -7,6 +7,7 @@
 mod courier;
 mod flights;
 mod gauge;
+mod hold;
 mod ids;
 mod ledger;
 mod pace;
@@ -23,6 +24,8 @@ mod chaos_tests;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod hold_tests;
+#[cfg(test)]
 mod pace_tests;
 #[cfg(test)]
 mod state_tests;
@@ -37,14 +40,15 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use policy::{Hold, NO_ANSWER};
+pub use hold::Hold;
+pub use policy::NO_ANSWER;
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::model::{
     Change, ChatId, Lane, Message, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
 };
-use crate::session::{Link, WhatsApp};
+use crate::session::WhatsApp;
 use crate::settings::Snapshot;
 pub use crate::store::Placed;
 use crate::store::{Batch, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
@@ -97,7 +101,6 @@ struct Inner {
     ids: IdGenerator,
     inputs: mpsc::UnboundedSender<Input>,
     view: watch::Receiver<View>,
-    link: watch::Receiver<Link>,
     gauge: Arc<Gauge>,
     /// What users decide about single messages reaches the worker in the order in which the store carried it out.
     by_hand: Mutex<()>,
@@ -139,7 +142,6 @@ impl Queue {
         let paused = store.values.get(MARKS, PAUSED).await?.is_some();
         let (inputs, receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(View { paused, ..View::default() });
-        let link = session.link();
         let gauge = Arc::<Gauge>::default();
         let worker = Worker::open(worker::Parts {
             ledger: Ledger::new(store.clone(), Arc::clone(&clock), bus.clone()),
@@ -154,7 +156,7 @@ impl Queue {
         tasks.spawn(retention::run(store.clone(), settings, Arc::clone(&clock), shutdown));
         let ids = IdGenerator::after(newest.first().map(|message| message.id));
         let by_hand = Mutex::new(());
-        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, link, gauge, by_hand })))
+        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, gauge, by_hand })))
     }
 
     /// Accepts messages, all or none; answers once they are on disk. What was begun is finished also when the caller
@@ -302,7 +304,7 @@ impl Queue {
             waiting: Lane::ALL.map(|lane| self.0.gauge.waiting(lane)),
             scheduled: view.scheduled,
             oldest: view.oldest,
-            next_departure: view.departures[1],
+            next_departure: view.next_departure,
         }
     }
 
@@ -313,13 +315,16 @@ impl Queue {
         receiver.await.unwrap_or(0)
     }
 
-    /// Why a message waits, and until when if that is known.
-    #[must_use]
-    pub fn hold(&self, message: &Message) -> Option<Hold> {
-        let view = *self.0.view.borrow();
-        let departure = view.departures[usize::from(message.lane != Lane::Reply)];
-        let link = self.0.link.borrow();
-        policy::hold(message, view.paused, &link.state, departure, self.0.clock.now())
+    /// Why each of these waits, and until when if that is known; nothing for one that leaves at once or does not wait.
+    pub async fn holds(&self, ids: Vec<MessageId>) -> Vec<Option<Hold>> {
+        let count = ids.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.tell(Input::Holds(ids, sender));
+        // Without a worker the daemon is stopping, and nobody knows.
+        receiver.await.unwrap_or_else(|_| vec![None; count])
     }
 
     /// The server took a message, or refused it.

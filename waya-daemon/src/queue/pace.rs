@@ -31,6 +31,14 @@ impl From<&Snapshot> for Gaps {
     }
 }
 
+impl Gaps {
+    /// From one message of a lane to the next, with half of the jitter.
+    #[must_use]
+    pub fn usual(&self, lane: Lane) -> Duration {
+        if lane == Lane::Reply { self.reply } else { self.other + self.jitter / 2 }
+    }
+}
+
 /// When a message of a lane may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {

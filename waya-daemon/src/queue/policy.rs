@@ -1,8 +1,8 @@
-//! Decisions of the queue, pure: how long to wait, whether to try again, why something is held.
+//! Decisions of the queue about attempts, pure: how long to wait, whether to try again.
 
 use std::time::Duration;
 
-use crate::model::{Change, LinkState, Message, NackReason, Status, Timestamp, Verdict};
+use crate::model::{Change, NackReason, Timestamp, Verdict};
 use crate::settings::Snapshot;
 
 /// The first wait after an attempt that did not succeed.
@@ -95,46 +95,6 @@ pub fn locked(until: Option<Timestamp>) -> String {
         Some(until) => format!("{nack}; WhatsApp says until {}", until.to_minute()),
         None => format!("{nack}; WhatsApp does not say until when"),
     }
-}
-
-/// Why a pending message waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hold {
-    /// The word of the contract.
-    pub reason: &'static str,
-    /// Until when, if that is known.
-    pub until: Option<Timestamp>,
-}
-
-/// Why `message` waits, by what outranks what; nothing for one that does not wait.
-#[must_use]
-pub fn hold(
-    message: &Message,
-    paused: bool,
-    link: &LinkState,
-    next_departure: Option<Timestamp>,
-    now: Timestamp,
-) -> Option<Hold> {
-    if message.status != Status::Pending {
-        return None;
-    }
-    let because = |reason, until| Some(Hold { reason, until });
-    if let Some(until) = message.not_before.filter(|at| *at > now) {
-        return because("scheduled", Some(until));
-    }
-    if paused {
-        return because("paused", None);
-    }
-    match link {
-        LinkState::Connected => {}
-        LinkState::Offline { retry_at, .. } => return because("offline", *retry_at),
-        LinkState::Banned { until } => return because("offline", *until),
-        _ => return because("offline", None),
-    }
-    if let Some(until) = message.retry_at.filter(|at| *at > now) {
-        return because("backoff", Some(until));
-    }
-    because("pace", next_departure.filter(|at| *at > now))
 }
 
 #[cfg(test)]

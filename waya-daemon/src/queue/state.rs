@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::hold::Place;
 use super::policy::BACKOFF_LONGEST;
 use super::ranks::Ranks;
 use crate::model::{ChatId, Lane, MessageId, Timestamp, WhatsAppId};
@@ -343,5 +344,55 @@ impl State {
         let Some(before) = self.waiting[lane].before(id) else { return 0 };
         let better: usize = self.waiting[..lane].iter().map(Ranks::len).sum();
         (better + before + 1) as u64
+    }
+
+    /// Where the messages stand, as of `now`, for whoever asks for many of them.
+    #[must_use]
+    pub fn places(&self, now: Timestamp) -> Places<'_> {
+        let mut held: [Vec<MessageId>; 4] = Default::default();
+        for (_, head) in self.backing_off.iter().filter(|(at, _)| *at > now) {
+            let Some(key) = self.key(*head) else { continue };
+            held[key.0 as usize].extend(self.lines.get(&key).into_iter().flat_map(|line| &line.waiting));
+        }
+        held.iter_mut().for_each(|ids| ids.sort_unstable());
+        Places { state: self, now, held }
+    }
+}
+
+/// Where the messages stand.
+#[derive(Debug)]
+pub struct Places<'a> {
+    state: &'a State,
+    now: Timestamp,
+    /// Those in the lines whose head backs off, sorted, by lane.
+    held: [Vec<MessageId>; 4],
+}
+
+impl Places<'_> {
+    /// The lane and place of one that waits; `None` for one that does not.
+    #[must_use]
+    pub fn of(&self, id: MessageId) -> Option<(Lane, Place)> {
+        let entry = self.state.entry(id).filter(|entry| !entry.in_flight)?;
+        let lane = entry.lane;
+        let due = entry.not_before.filter(|at| self.state.scheduled.contains(&(*at, id)));
+        let place = match due {
+            Some(at) => Place::Scheduled(at),
+            None => self.in_line(id, entry)?,
+        };
+        Some((lane, place))
+    }
+
+    fn in_line(&self, id: MessageId, entry: &Entry) -> Option<Place> {
+        let lane = entry.lane as usize;
+        let head = self.state.lines.get(&(entry.lane, entry.chat.clone())).and_then(Line::head)?;
+        let backs_off = self.state.entry(head).and_then(|head| head.retry_at).filter(|at| *at > self.now);
+        if let Some(at) = backs_off {
+            return Some(Place::BackingOff(at));
+        }
+        // Those that back off leave some time, not now. Replies have a pace of their own.
+        let moving = |lane: usize| self.state.waiting[lane].len() - self.held[lane].len();
+        let before = self.state.waiting[lane].before(id)? - self.held[lane].partition_point(|held| *held < id);
+        let better = if entry.lane == Lane::Reply { 0 } else { (Lane::High as usize..lane).map(moving).sum() };
+        Some(Place::InLine { ahead: (better + before) as u64, ready: self.state.ready.contains(&(entry.lane, id)) })
     }
 }

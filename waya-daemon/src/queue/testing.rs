@@ -144,6 +144,12 @@ impl World {
         self.store.outbox.message(id).await.unwrap().unwrap()
     }
 
+    /// Why it waits, and for how long from now.
+    pub(super) async fn held(&self, id: MessageId) -> Option<(&'static str, Option<Duration>)> {
+        let hold = self.queue.holds(vec![id]).await.pop().flatten()?;
+        Some((hold.reason, hold.until.map(|until| until.since(self.clock.now()))))
+    }
+
     pub(super) async fn until(&self, id: MessageId, wanted: impl Fn(&Message) -> bool) -> Message {
         let end = Instant::now() + Duration::from_hours(24);
         loop {
@@ -355,6 +361,10 @@ impl Outbox for Shaky {
 
     async fn by_reference(&self, reference: &str, limit: usize) -> Result<Vec<Message>, StoreError> {
         self.inner.by_reference(reference, limit).await
+    }
+
+    async fn count_by_reference(&self, reference: &str) -> Result<u64, StoreError> {
+        self.inner.count_by_reference(reference).await
     }
 
     async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::courier::Courier;
 use super::flights::{Flights, Stage};
 use super::gauge::Gauge;
+use super::hold::{self, Conditions, Hold, Pacing};
 use super::ledger::Ledger;
 use super::pace::{Gaps, Pace, Turn};
 use super::policy::{self, Attempt};
@@ -56,6 +57,8 @@ pub(super) enum Input {
     Reread(Vec<OpenMessage>),
     /// Pause or resume.
     Pause(bool),
+    /// Why these wait.
+    Holds(Vec<MessageId>, oneshot::Sender<Vec<Option<Hold>>>),
     /// Where a message stands in the line.
     Position(MessageId, oneshot::Sender<u64>),
     /// The row is claimed, with this many attempts spent.
@@ -83,8 +86,8 @@ pub(super) struct View {
     pub(super) oldest: Option<Timestamp>,
     pub(super) scheduled: usize,
     pub(super) in_flight: usize,
-    /// When the next one may leave: a reply, any other.
-    pub(super) departures: [Option<Timestamp>; 2],
+    /// When the next one that is no reply may leave.
+    pub(super) next_departure: Option<Timestamp>,
 }
 
 /// What the worker is made of.
@@ -206,6 +209,7 @@ impl Worker {
             Input::InDoubt => self.reread(),
             Input::Reread(messages) => self.take_in(messages),
             Input::Pause(paused) => self.paused = paused,
+            Input::Holds(ids, reply) => drop(reply.send(self.holds(&ids))),
             Input::Position(id, reply) => drop(reply.send(self.state.position(id))),
             Input::Claimed(id, whatsapp_id, attempts) => {
                 self.state.identify(id, whatsapp_id);
@@ -290,7 +294,7 @@ impl Worker {
     }
 
     fn has_room(&self, lane: Lane) -> bool {
-        self.flights.len() < if lane == Lane::Reply { REPLY_WINDOW } else { WINDOW }
+        self.flights.len() < window(lane)
     }
 
     fn choose(&self, now: Instant) -> Option<(MessageId, Lane)> {
@@ -304,9 +308,8 @@ impl Worker {
 
     fn publish(&self, now: Instant) {
         self.gauge.publish(&self.state);
-        let wall = self.now();
-        let departure = |lane| match self.pace.turn(lane, self.gaps(), now) {
-            Turn::At(at) => Some(wall.plus(at - now)),
+        let next_departure = match self.pace.turn(Lane::Normal, self.gaps(), now) {
+            Turn::At(at) => Some(self.now().plus(at - now)),
             Turn::Now | Turn::AfterThis => None,
         };
         let view = View {
@@ -314,9 +317,33 @@ impl Worker {
             oldest: self.state.oldest(),
             scheduled: self.state.scheduled(),
             in_flight: self.flights.len(),
-            departures: [departure(Lane::Reply), departure(Lane::Normal)],
+            next_departure,
         };
         self.view.send_if_modified(|seen| std::mem::replace(seen, view) != view);
+    }
+
+    fn holds(&self, ids: &[MessageId]) -> Vec<Option<Hold>> {
+        let (moment, now) = (Instant::now(), self.now());
+        let wall = |at: Instant| now.plus(at.saturating_duration_since(moment));
+        let gaps = self.gaps();
+        let pacing = Lane::ALL.map(|lane| Pacing {
+            next: match self.pace.turn(lane, gaps, moment) {
+                Turn::Now => Some(now),
+                Turn::At(at) => Some(wall(at)),
+                Turn::AfterThis => None,
+            },
+            gap: gaps.usual(lane),
+            room: window(lane).saturating_sub(self.flights.len()),
+        });
+        let link = self.link.borrow();
+        let rest_until = self.rest_until.map(wall);
+        let conditions = Conditions { paused: self.paused, link: &link.state, rest_until, now };
+        let places = self.state.places(now);
+        let hold = |id: &MessageId| {
+            let (lane, place) = places.of(*id)?;
+            hold::hold(place, &conditions, pacing[lane as usize])
+        };
+        ids.iter().map(hold).collect()
     }
 
     fn handed_over(&mut self, id: MessageId) {
@@ -530,6 +557,10 @@ impl Worker {
             tracing::warn!("the store did not answer; what was on its way is put back at the next start");
         }
     }
+}
+
+const fn window(lane: Lane) -> usize {
+    if matches!(lane, Lane::Reply) { REPLY_WINDOW } else { WINDOW }
 }
 
 async fn sleep_for(sleep: Option<Duration>) {

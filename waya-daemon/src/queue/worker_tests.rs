@@ -85,7 +85,7 @@ async fn offline_costs_no_attempt_and_the_queue_goes_on_by_itself() {
     tokio::time::sleep(Duration::from_hours(1)).await;
     let waiting = world.message(id).await;
     assert_eq!((waiting.status, waiting.attempts), (Status::Pending, 0));
-    assert_eq!(world.queue.hold(&waiting).map(|hold| hold.reason), Some("offline"));
+    assert_eq!(world.held(id).await, Some(("offline", None)));
     world.whatsapp.set_link(LinkState::Connected);
     world.sent(1).await;
     world.ack(id).await;
@@ -131,7 +131,7 @@ async fn a_pause_lasts_through_a_restart() {
     world.restart().await;
     assert!(world.queue.is_paused());
     tokio::time::sleep(Duration::from_hours(1)).await;
-    assert_eq!(world.queue.hold(&world.message(id).await).map(|hold| hold.reason), Some("paused"));
+    assert_eq!(world.held(id).await, Some(("paused", None)));
     assert!(world.whatsapp.sent().is_empty());
     world.queue.resume().await.unwrap();
     world.sent(1).await;

@@ -116,6 +116,10 @@ impl Outbox for Failing {
         through!(self, outbox.by_reference(reference, limit))
     }
 
+    async fn count_by_reference(&self, reference: &str) -> Result<u64, StoreError> {
+        through!(self, outbox.count_by_reference(reference))
+    }
+
     async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
         through!(self, outbox.by_whatsapp_id(id))
     }

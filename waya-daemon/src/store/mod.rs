@@ -194,6 +194,8 @@ pub trait Outbox: Debug + Send + Sync {
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError>;
     /// The rows of a caller's reference, newest first.
     async fn by_reference(&self, reference: &str, limit: usize) -> Result<Vec<Message>, StoreError>;
+    /// How many rows a caller's reference has.
+    async fn count_by_reference(&self, reference: &str) -> Result<u64, StoreError>;
     /// Which row has this WhatsApp id; known from the first claim on.
     async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError>;
     /// Rows by filter, newest first.

@@ -211,6 +211,8 @@ pub async fn references_find_the_newest_first(store: &Store) {
     let found = store.outbox.by_reference("a", 2).await.unwrap();
     assert_eq!(found.iter().map(|message| message.id).collect::<Vec<_>>(), [ids[3], ids[2]]);
     assert_eq!(store.outbox.by_reference("a", 10).await.unwrap().len(), 3);
+    assert_eq!(store.outbox.count_by_reference("a").await, Ok(3));
+    assert_eq!(store.outbox.count_by_reference("c").await, Ok(0));
     assert_eq!(store.outbox.by_reference("", 10).await, Ok(Vec::new()));
 }
 

@@ -61,6 +61,14 @@ impl Outbox for Rows {
         self.0.read_many(move |shared, engine| by_reference(shared, engine, &reference, limit)).await
     }
 
+    async fn count_by_reference(&self, reference: &str) -> Result<u64, StoreError> {
+        let prefix = reference_prefix(reference);
+        let count = move |engine: &Engine| {
+            engine.tree(Tree::References).scan_prefix(prefix).keys().try_fold(0, |n, key| key.map(|_| n + 1))
+        };
+        self.0.read_many(move |_, engine| Ok(count(engine)?)).await
+    }
+
     async fn by_whatsapp_id(&self, id: &WhatsAppId) -> Result<Option<MessageId>, StoreError> {
         self.0.read(|engine| {
             let found = engine.tree(Tree::WhatsApp).get(whatsapp_key(id))?;
