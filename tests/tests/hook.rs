@@ -60,7 +60,7 @@ async fn open(folder: &Path, url: &str, inbox: Arc<dyn Inbox>) -> Result<Arc<dyn
         url: Some(url.to_owned()),
         version: None,
         sandbox: true,
-        presence_online: false,
+        presence_online: None,
         push_name: Some("Hook".to_owned()),
     };
     // The receiver may go: nobody here wants the events.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,7 +61,10 @@ impl Account {
 
         let (told, events) = mpsc::unbounded_channel();
         let inbox = Arc::new(JournalInbox(Arc::clone(&store.journal)));
-        let session = session_config(config, seams, dir, &settings);
+        let session = SessionConfig {
+            presence_online: Some(presence_online(&settings, &tasks, stop.clone())),
+            ..session_config(config, seams, dir)
+        };
         let session = whatsapp_rs::open(session, inbox, told, Arc::clone(&seams.clock)).await?;
         let clock: Arc<dyn Clock> = Arc::clone(&seams.clock);
         let queue = Queue::start(
@@ -100,13 +103,30 @@ impl Account {
     }
 }
 
-fn session_config(config: &Config, seams: &Seams, dir: &Path, settings: &Settings) -> SessionConfig {
+fn session_config(config: &Config, seams: &Seams, dir: &Path) -> SessionConfig {
     SessionConfig {
         data_dir: dir.to_owned(),
         url: seams.whatsapp_url.clone(),
         version: config.whatsapp_version,
         sandbox: seams.kind == Kind::Sandbox,
-        presence_online: settings.now().presence_online,
+        presence_online: None,
         push_name: seams.push_name.clone(),
     }
+}
+
+/// That one setting, as it changes.
+fn presence_online(settings: &Settings, tasks: &TaskTracker, stop: CancellationToken) -> watch::Receiver<bool> {
+    let mut settings = settings.watch();
+    let (online, watched) = watch::channel(settings.borrow_and_update().presence_online);
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                changed = settings.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            let wanted = settings.borrow_and_update().presence_online;
+            online.send_if_modified(|online| std::mem::replace(online, wanted) != wanted);
+        }
+    });
+    watched
 }

@@ -6,4 +6,5 @@ mod faults;
 mod inbound;
 mod linking;
 mod outgoing;
+mod presence;
 mod world;

@@ -77,6 +77,8 @@ pub struct World {
     pub session: Arc<dyn WhatsApp>,
     pub journal: Arc<Journal>,
     pub folder: TempDir,
+    /// The setting `presence.online`.
+    pub online: watch::Sender<bool>,
     events: mpsc::UnboundedReceiver<WaEvent>,
     told: Vec<WaEvent>,
 }
@@ -87,8 +89,11 @@ impl World {
         let sandbox = Sandbox::start(SandboxConfig { people, ..SandboxConfig::default() }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::default());
-        let (session, events) = session_at(&sandbox.whatsapp_url(), folder.path(), Arc::clone(&journal)).await;
-        Self { sandbox, session, journal, folder, events, told: Vec::new() }
+        let online = watch::Sender::new(false);
+        let presence = online.subscribe();
+        let (session, events) =
+            session_at(&sandbox.whatsapp_url(), folder.path(), Arc::clone(&journal), presence).await;
+        Self { sandbox, session, journal, folder, online, events, told: Vec::new() }
     }
 
     /// Linked and connected.
@@ -104,7 +109,8 @@ impl World {
     pub async fn restart(&mut self) {
         self.session.shutdown().await;
         let url = self.sandbox.whatsapp_url();
-        let (session, events) = session_at(&url, self.folder.path(), Arc::clone(&self.journal)).await;
+        let (journal, presence) = (Arc::clone(&self.journal), self.online.subscribe());
+        let (session, events) = session_at(&url, self.folder.path(), journal, presence).await;
         (self.session, self.events) = (session, events);
     }
 
@@ -247,12 +253,14 @@ async fn session_at(
     url: &str,
     folder: &Path,
     journal: Arc<Journal>,
+    presence: watch::Receiver<bool>,
 ) -> (Arc<dyn WhatsApp>, mpsc::UnboundedReceiver<WaEvent>) {
     let (events, told) = mpsc::unbounded_channel();
     let config = SessionConfig {
         data_dir: folder.to_owned(),
         url: Some(url.to_owned()),
         sandbox: true,
+        presence_online: Some(presence),
         ..SessionConfig::default()
     };
     let session = open(config, journal, events, Arc::new(SystemClock)).await.unwrap();

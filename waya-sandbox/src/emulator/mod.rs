@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{EmulatorConfig, EmulatorError, ScanError};
 pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
 pub use stats::{SenderStats, Stats};
-pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, ScannedDevice};
+pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
 
 use clock::{now, now_micros};
 use faults::Faults;
@@ -114,6 +114,17 @@ impl Emulator {
         }
         let unknown = AccountInfo { phone: digits.clone(), name: push_name.to_owned(), ..AccountInfo::default() };
         state.accounts.get(&digits).map_or(unknown, Account::info)
+    }
+
+    /// Changes an account's push name, as its owner does on the phone: its linked devices are told. Returns false if
+    /// there is no such account.
+    pub fn rename(&self, phone: &str, push_name: &str) -> bool {
+        relay::devices::rename(&mut self.state(), &phone_digits(phone).unwrap_or_default(), push_name)
+    }
+
+    /// What an account's devices say of being there.
+    pub fn presence(&self, phone: &str) -> PresenceInfo {
+        self.0.presences.of(&phone_digits(phone).unwrap_or_default())
     }
 
     /// All accounts, by phone number.

@@ -28,6 +28,15 @@ pub struct DeviceInfo {
     pub queued: usize,
 }
 
+/// What an account's linked devices say of being there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PresenceInfo {
+    /// One of them is shown as online.
+    pub available: bool,
+    /// How often one of them said that it is online, or that it is not.
+    pub said: u64,
+}
+
 /// A group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GroupInfo {

@@ -19,6 +19,7 @@ mod http;
 mod inbound;
 mod kind;
 mod people;
+mod presence;
 mod pump;
 mod sink;
 mod storage;
@@ -29,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::Url;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use whatsapp_rust::wacore::net::WHATSAPP_WEB_WS_URL;
 
 use super::supervisor::{self, Parts};
@@ -50,8 +51,9 @@ pub struct SessionConfig {
     pub version: Option<Version>,
     /// Against the emulator: history is not fetched, and fewer one-time keys are made.
     pub sandbox: bool,
-    /// Show the account as online, which stops the owner's phone from ringing.
-    pub presence_online: bool,
+    /// Whether to show the account as online, which stops the owner's phone from ringing; as it changes. Never when
+    /// absent.
+    pub presence_online: Option<watch::Receiver<bool>>,
     /// Overwrites the account's own name. For the emulator, which knows companions of one phone by it.
     pub push_name: Option<String>,
 }

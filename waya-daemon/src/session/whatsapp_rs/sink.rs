@@ -6,13 +6,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use whatsapp_rust::Client;
 use whatsapp_rust::types::events::{
     ConnectFailure, ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, LoggedOut, TemporaryBan,
 };
 use whatsapp_rust::wacore_binary::Node;
-use whatsapp_rust::{Client, NodeFilter};
 
 use super::context::Context;
+use super::presence::Said;
 use crate::model::Timestamp;
 use crate::session::state::Input;
 
@@ -54,6 +55,7 @@ pub struct Sink {
     // The client owns its handlers: a strong reference would keep it alive for ever.
     client: Weak<Client>,
     queue: mpsc::UnboundedSender<Arc<Event>>,
+    presence: Said,
 }
 
 impl Sink {
@@ -61,7 +63,9 @@ impl Sink {
     #[must_use]
     pub fn new(context: Arc<Context>, client: &Arc<Client>) -> (Self, mpsc::UnboundedReceiver<Arc<Event>>) {
         let (queue, queued) = mpsc::unbounded_channel();
-        (Self { context, client: Arc::downgrade(client), queue }, queued)
+        let presence = Said::default();
+        presence.keep(context.config.presence_online.clone(), Arc::downgrade(client));
+        (Self { context, client: Arc::downgrade(client), queue, presence }, queued)
     }
 
     fn now(&self) -> Timestamp {
@@ -88,21 +92,14 @@ impl Sink {
     fn connected(&self) {
         self.context.progress.logged_in();
         self.input(Input::LoggedIn);
-        let (context, client) = (Arc::clone(&self.context), self.client.clone());
-        tokio::spawn(async move { hush(&context, &client).await });
+        self.presence.now();
     }
 
-    /// The library says "available" each time the account's name comes; this waits for that and takes it back.
     fn name_came(&self) {
         self.input(Input::MeChanged);
-        let Some(client) = self.client.upgrade() else { return };
-        let said = client.wait_for_sent_node(NodeFilter::tag("presence").attr("type", "available"));
-        let (context, client) = (Arc::clone(&self.context), self.client.clone());
-        tokio::spawn(async move {
-            if matches!(tokio::time::timeout(Duration::from_secs(30), said).await, Ok(Ok(_))) {
-                hush(&context, &client).await;
-            }
-        });
+        if let Some(client) = self.client.upgrade() {
+            self.presence.soon(&client);
+        }
     }
 
     fn outdated(&self) {
@@ -171,18 +168,6 @@ fn is_device_removed(stanza: &Node) -> bool {
         && stanza
             .get_optional_child("conflict")
             .is_some_and(|conflict| conflict.attrs.get("type").is_some_and(|kind| kind.as_str() == "device_removed"))
-}
-
-/// Not online, unless wanted: WhatsApp rings the phone only while no other device is.
-async fn hush(context: &Context, client: &Weak<Client>) {
-    if context.config.presence_online {
-        return;
-    }
-    if let Some(client) = client.upgrade()
-        && let Err(error) = client.presence().set_unavailable().await
-    {
-        tracing::debug!(%error, "presence could not be set to unavailable");
-    }
 }
 
 impl EventHandler for Sink {

@@ -37,6 +37,26 @@ pub(crate) fn remember(state: &mut State, watcher: &str, phones: Vec<String>) {
     }
 }
 
+/// Gives the account another push name and tells its devices. `false` when there is no such account.
+pub(crate) fn rename(state: &mut State, phone: &str, push_name: &str) -> bool {
+    let Some(account) = state.accounts.get(phone) else { return false };
+    let mut record = account.record.clone();
+    push_name.clone_into(&mut record.name);
+    let keys = account.devices.keys().map(|device| account.key(*device)).collect();
+    let stanza = NodeBuilder::new("notification")
+        .attr("from", Jid::pn(account.phone()))
+        .attr("type", "account_sync")
+        .attr("id", format!("name-{:016x}", rand::random::<u64>()))
+        .attr("t", now())
+        .attr("pushname", push_name)
+        .build();
+    if state.commit(Change::Account(record)).is_err() {
+        return false;
+    }
+    queue_for(state, keys, "notification", &stanza);
+    true
+}
+
 fn announce(state: &mut State, key: &DeviceKey, what: &'static str, key_index: Option<u32>) {
     let Some(account) = state.accounts.get(&key.phone) else { return };
     let Ok(number) = u16::try_from(key.device) else { return };

@@ -9,7 +9,7 @@ use whatsapp_rust::wacore_binary::{Node, NodeRef, Server};
 use super::{Namespace, jid_attr, text_attr};
 use crate::emulator::session::Session;
 use crate::emulator::state::{Account, Device, State};
-use crate::emulator::{Emulator, ensure_account, lock, now};
+use crate::emulator::{Emulator, PresenceInfo, ensure_account, lock, now};
 
 /// Who is available, and who wants to know about whom.
 #[derive(Debug, Default)]
@@ -20,8 +20,25 @@ pub(crate) struct Presences {
 #[derive(Debug, Default)]
 struct Inner {
     available: HashSet<(String, u16)>,
+    /// How often each phone's devices said that they are there, or not.
+    said: HashMap<String, u64>,
     /// Watched phone → watching devices, each with the namespace it asked in.
     watchers: HashMap<String, HashMap<(String, u16), Namespace>>,
+}
+
+impl Presences {
+    /// What this phone's devices say.
+    pub(crate) fn of(&self, phone: &str) -> PresenceInfo {
+        let inner = lock::mutex(&self.inner);
+        PresenceInfo {
+            available: inner.available.iter().any(|(known, _)| known == phone),
+            said: inner.said.get(phone).copied().unwrap_or_default(),
+        }
+    }
+
+    fn count(&self, phone: &str) {
+        *lock::mutex(&self.inner).said.entry(phone.to_owned()).or_default() += 1;
+    }
 }
 
 /// Takes a presence stanza: the own state, or the wish to know somebody else's.
@@ -30,7 +47,10 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     let mut state = emulator.state();
     match text_attr(node, "type").as_deref() {
         Some("subscribe") => subscribe(session, &state, phone, device, node),
-        Some("unavailable") => left(emulator, &state, phone, device),
+        Some("unavailable") => {
+            left(emulator, &state, phone, device);
+            emulator.presences().count(phone);
+        }
         _ => {
             let name = text_attr(node, "name").unwrap_or_default();
             if let Err(error) = ensure_account(&mut state, phone, &name) {
@@ -40,6 +60,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
             if fresh {
                 tell_watchers(emulator, &state, phone, true);
             }
+            emulator.presences().count(phone);
         }
     }
 }
