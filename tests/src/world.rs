@@ -28,6 +28,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// More flags.
     pub arguments: Vec<String>,
+    /// Another data folder than the one in the world's own temporary folder.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -68,7 +70,7 @@ impl World {
     pub fn with(options: Options) -> Result<Self> {
         let root = tempfile::tempdir()?;
         let running = launch(root.path(), &options)?;
-        let api = Api::daemon(&running.ready_text("http")?, &root.path().join("data"))?;
+        let api = Api::daemon(&running.ready_text("http")?, &data_dir(root.path(), &options))?;
         let admin = Api::admin(&running.ready_text("admin")?)?;
         Ok(Self { running: Some(running), api, admin, options, root })
     }
@@ -76,7 +78,7 @@ impl World {
     /// The data folder.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.root.path().join("data")
+        data_dir(self.root.path(), &self.options)
     }
 
     /// The socket.
@@ -194,6 +196,16 @@ impl World {
         self.start_again()
     }
 
+    /// The same with other options; the data folder stays.
+    ///
+    /// # Errors
+    /// As [`World::restart`].
+    pub fn restart_with(&mut self, options: Options) -> Result<()> {
+        self.stop()?;
+        self.options = Options { data_dir: self.options.data_dir.take(), ..options };
+        self.start_again()
+    }
+
     /// Stops the process politely.
     ///
     /// # Errors
@@ -217,9 +229,13 @@ impl World {
     }
 }
 
+fn data_dir(root: &Path, options: &Options) -> PathBuf {
+    options.data_dir.clone().unwrap_or_else(|| root.join("data"))
+}
+
 fn launch(root: &Path, options: &Options) -> Result<Running> {
     let mut command = Binary::sandbox()?.command();
-    command.arg("--data-dir").arg(root.join("data")).arg("--socket").arg(root.join("waya.sock"));
+    command.arg("--data-dir").arg(data_dir(root, options)).arg("--socket").arg(root.join("waya.sock"));
     command.args(["--http", "127.0.0.1:0"]).args(&options.arguments);
     command.env("WAYA_CONFIG", empty_config(root)?).env("WAYA_QUEUE_DELAY", "0").env("WAYA_QUEUE_JITTER", "0");
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));

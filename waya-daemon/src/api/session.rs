@@ -6,7 +6,6 @@ use super::view::{SessionView, StatusView};
 use super::{Api, ApiError};
 use crate::model::{Kind, LinkState, PairingMethod, Timestamp};
 use crate::session::{Link, SessionError};
-use crate::store::{StoreError, StoreHealth};
 
 /// What the daemon tells of itself.
 #[derive(Debug, Clone)]
@@ -54,10 +53,7 @@ impl Api {
     /// # Errors
     /// It does not.
     pub fn ready(&self) -> Result<(), ApiError> {
-        match &*self.0.store.health.borrow() {
-            StoreHealth::Ready => Ok(()),
-            StoreHealth::Down(why) => Err(StoreError::Unavailable(why.clone()).into()),
-        }
+        Ok(self.0.store.outbox.accepts()?)
     }
 
     /// Starts linking an account, or takes back a connection that another client took over.

@@ -74,6 +74,10 @@ impl Memory {
 
 #[async_trait]
 impl Outbox for Memory {
+    fn accepts(&self) -> Result<(), StoreError> {
+        self.rows().map(drop)
+    }
+
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         // As with the real one, others get their turn before the answer.
         tokio::task::yield_now().await;

@@ -343,6 +343,10 @@ impl fmt::Debug for Shaky {
 
 #[async_trait]
 impl Outbox for Shaky {
+    fn accepts(&self) -> Result<(), StoreError> {
+        self.inner.accepts()
+    }
+
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         self.call(Call::Enqueue, self.inner.enqueue(batch)).await
     }

@@ -96,6 +96,10 @@ macro_rules! through {
 
 #[async_trait]
 impl Outbox for Failing {
+    fn accepts(&self) -> Result<(), StoreError> {
+        self.inner.outbox.accepts()
+    }
+
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         through!(self, outbox.enqueue(batch))
     }

@@ -183,6 +183,8 @@ pub struct Keep {
 /// The outgoing queue's rows.
 #[async_trait]
 pub trait Outbox: Debug + Send + Sync {
+    /// Whether [`Outbox::enqueue`] would be refused now, whatever the batch. Does not wait.
+    fn accepts(&self) -> Result<(), StoreError>;
     /// Accepts a batch in one transaction. Ids in the batch are greater than all before.
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError>;
     /// Applies `change` to one row in one transaction, with its event in the journal when status or ack changed

@@ -23,6 +23,11 @@ const MAX_INLINE_TEXT: usize = 6 * 1024;
 
 #[async_trait]
 impl Outbox for Rows {
+    fn accepts(&self) -> Result<(), StoreError> {
+        self.0.engine().ok_or_else(|| self.0.unavailable())?;
+        self.0.space.check()
+    }
+
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         self.0.space.check()?;
         let prepared = Prepared::new(&self.0, batch).await?;

@@ -14,7 +14,14 @@ const FRESH: Duration = Duration::from_millis(200);
 pub struct Space {
     dir: PathBuf,
     watermark: u64,
-    seen: Mutex<Option<(Instant, u64)>>,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// One look.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    at: Instant,
+    free: u64,
 }
 
 impl Space {
@@ -27,14 +34,25 @@ impl Space {
     pub fn check(&self) -> Result<(), StoreError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let free = match *seen {
-            Some((at, free)) if at.elapsed() < FRESH => free,
-            _ => {
+            Some(Seen { at, free }) if at.elapsed() < FRESH => free,
+            before => {
                 let free = self.free();
-                *seen = Some((Instant::now(), free));
+                self.tell_a_change(before.is_some_and(|before| before.free < self.watermark), free);
+                *seen = Some(Seen { at: Instant::now(), free });
                 free
             }
         };
         if free < self.watermark { Err(StoreError::DiskFull { free }) } else { Ok(()) }
+    }
+
+    fn tell_a_change(&self, was_low: bool, free: u64) {
+        match (was_low, free < self.watermark) {
+            (false, true) => {
+                tracing::error!(free, wanted = self.watermark, "the disk is almost full; new messages are refused");
+            }
+            (true, false) => tracing::info!(free, "there is room on the disk again; new messages are accepted"),
+            _ => {}
+        }
     }
 
     /// Bytes left now; as if plenty when the system does not say.
