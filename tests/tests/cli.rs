@@ -266,3 +266,16 @@ async fn a_reader_that_goes_away_is_no_error() -> Result<()> {
     assert_eq!(child.wait()?.code(), Some(0));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_page_of_the_longest_texts_is_listed_whole() -> Result<()> {
+    let world = World::start()?;
+    world.waya_json(&["queue", "pause"])?;
+    let long = "x".repeat(65_536);
+    for _ in 0..100 {
+        world.accept(BUDI, &long).await?;
+    }
+    let page = world.waya_json(&["queue", "list", "--limit", "100"])?;
+    assert_eq!(page["messages"].as_array().map(Vec::len), Some(100));
+    Ok(())
+}

@@ -13,6 +13,10 @@ use crate::args::GlobalArgs;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 
+/// The longest answer, in bytes. The daemon is the user's own: this is against accidents, and far above the thousand
+/// longest texts that one page may hold.
+pub const MAX_ANSWER: usize = 1 << 30;
+
 /// Where the daemon may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {

@@ -44,7 +44,7 @@ pub enum DataDirError {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -61,13 +61,20 @@ impl DataDir {
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io(path))?;
         let lock = lock(path)?;
         mark(path, kind)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for DataDir {
+    /// Closing alone would leave the lock to a program just being started, which still has all our files open.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
     }
 }
 

@@ -8,6 +8,7 @@ use waya_proto::v1::events_service_client::EventsServiceClient;
 use waya_proto::v1::{Event, FollowRequest, IncomingMessage, ReadRequest};
 
 use super::{Context, call};
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -28,7 +29,7 @@ pub struct EventsArgs {
 }
 
 pub async fn run(args: EventsArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    let daemon = EventsServiceClient::new(context.daemon().await?);
+    let daemon = EventsServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     if args.follow { follow(args, daemon, context).await } else { read(args, daemon, context).await }
 }
 

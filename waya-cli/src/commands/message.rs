@@ -7,6 +7,7 @@ use waya_proto::v1::queue_service_client::QueueServiceClient;
 use waya_proto::v1::{Ack, GetMessageRequest, Message, Status};
 
 use super::{Context, call};
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -28,8 +29,7 @@ impl MessageArgs {
 }
 
 pub async fn run(args: MessageArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    // Ten thousand messages of one reference are more than the usual limit.
-    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(usize::MAX);
+    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     let request = GetMessageRequest { id: args.id, ..GetMessageRequest::default() };
     let answer = daemon.get_message(call(request)).await?.into_inner();
     let output = &mut context.output;

@@ -10,6 +10,7 @@ use waya_proto::v1::{
 
 use super::message::{self, MessageArgs};
 use super::{Context, call, status};
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -89,8 +90,7 @@ pub async fn run(command: QueueCommand, context: &mut Context) -> Result<ExitCod
     if let QueueCommand::Show(OneArgs { id }) = command {
         return message::run(MessageArgs::new(id), context).await;
     }
-    // A page of long texts is more than the usual limit.
-    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(usize::MAX);
+    let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     match command {
         QueueCommand::List(args) if args.follow => follow(&args, daemon, context).await,
         QueueCommand::List(args) => list(args, daemon, context).await,

@@ -10,6 +10,7 @@ use waya_proto::v1::{
 };
 
 use super::{Context, call, text};
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -99,7 +100,7 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
         SandboxCommand::Say(args) => SandboxCommand::Say(args.checked()?),
         other => other,
     };
-    let mut daemon = SandboxServiceClient::new(context.daemon().await?);
+    let mut daemon = SandboxServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     let output = &mut context.output;
     match command {
         SandboxCommand::People => {

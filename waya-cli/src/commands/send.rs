@@ -10,6 +10,7 @@ use waya_proto::v1::{self, SendRequest, SendResponse};
 use super::wait::{self, WaitFor};
 use super::{Context, call, text};
 use crate::args;
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -63,7 +64,7 @@ pub async fn run(args: SendArgs, context: &mut Context) -> Result<ExitCode, CliE
     let (waiting, timeout, dry_run) = (args.wait, args.timeout, args.dry_run);
     let request = request(args)?;
     let channel = context.daemon().await?;
-    let mut daemon = QueueServiceClient::new(channel.clone());
+    let mut daemon = QueueServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let answer = daemon.send(call(request)).await?.into_inner();
     let Some(target) = waiting else {
         let output = &mut context.output;

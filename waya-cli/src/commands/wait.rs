@@ -11,6 +11,7 @@ use waya_proto::v1::session_service_client::SessionServiceClient;
 use waya_proto::v1::{Ack, GetMessageRequest, GetStatusRequest, LinkState, Message, Session, Status};
 
 use super::{call, message};
+use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::output::{Output, printable};
@@ -121,7 +122,10 @@ impl Waiter {
     async fn look(&mut self, id: &str, patience: Duration) -> Result<Message, CliError> {
         let timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         let request = GetMessageRequest { id: id.to_owned(), wait: self.target.proto().into(), timeout_ms };
-        let answer = QueueServiceClient::new(self.channel.clone()).get_message(Request::new(request)).await?;
+        let answer = QueueServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER)
+            .get_message(Request::new(request))
+            .await?;
         Ok(answer.into_inner().message.unwrap_or_default())
     }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{Found, keys};
 
-/// Variables that other programs of this product read, or that name no key.
-const OTHERS: [&str; 3] = ["WAYA_API_KEY", "WAYA_URL", "WAYA_LOG"];
+/// For the callers of the HTTP API, who often live in the same environment.
+const API_KEY: &str = "WAYA_API_KEY";
 
 /// What the environment says.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub(super) fn read(variables: impl IntoIterator<Item = (String, String)>) -> Env
             "WAYA_CONFIG" => environment.config = Some(value.into()),
             "WAYA_DATA_DIR" => environment.data_dir = Some(value.into()),
             "WAYA_SOCKET" => environment.socket = Some(value.into()),
-            other if OTHERS.contains(&other) => {}
+            API_KEY => {}
             other => match keys::names().find(|key| variable(key) == other) {
                 Some(key) => environment.found.push(Found {
                     key: key.to_owned(),
