@@ -207,6 +207,8 @@ pub struct Message {
     pub ack: Ack,
     /// Attempts spent; waiting offline spends none.
     pub attempts: u32,
+    /// It was taken to be sent before: it may have left, whatever became of it since.
+    pub claimed: bool,
     /// While backing off: when the next attempt is due.
     pub retry_at: Option<Timestamp>,
     /// Why it failed, or why the last attempt did not succeed.
@@ -236,6 +238,7 @@ impl From<NewMessage> for Message {
             status: Status::Pending,
             ack: Ack::None,
             attempts: 0,
+            claimed: false,
             retry_at: None,
             error: None,
             sent_at: None,

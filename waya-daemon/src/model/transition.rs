@@ -74,6 +74,7 @@ impl Message {
             (Change::Claim, Status::Pending) => {
                 self.status = Status::Sending;
                 self.attempts += 1;
+                self.claimed = true;
                 self.retry_at = None;
             }
             (Change::PutBack, Status::Sending) => {

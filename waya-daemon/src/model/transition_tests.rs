@@ -110,7 +110,8 @@ fn the_truth_wins_over_whatever_was_given_up() {
 
 #[test]
 fn waiting_offline_spends_no_attempt_and_a_try_by_hand_begins_anew() {
-    assert_eq!(after(&[Change::Claim, Change::PutBack, Change::Claim, Change::PutBack]).attempts, 0);
+    let put_back = after(&[Change::Claim, Change::PutBack, Change::Claim, Change::PutBack]);
+    assert_eq!((put_back.attempts, put_back.claimed), (0, true));
     let retry = Change::Retry { at: Timestamp::from_millis(500), reason: "busy".to_owned() };
     let backing_off = after(&[Change::Claim, retry, Change::Claim]);
     assert_eq!((backing_off.attempts, backing_off.retry_at), (2, None));

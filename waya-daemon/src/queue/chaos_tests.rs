@@ -181,3 +181,10 @@ proptest! {
         runtime.block_on(live(u64::from(seed)));
     }
 }
+
+/// A restart in between let one pass that had left before.
+#[test]
+fn a_life_that_once_went_wrong() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(live(1_635_152_748));
+}

@@ -98,7 +98,7 @@ impl State {
         match scheduled {
             Some(at) => drop(self.scheduled.insert((at, open.id))),
             // As if it came back just now.
-            None if open.attempts > 0 => self.put_back(open.id, open.retry_at, now),
+            None if open.claimed => self.put_back(open.id, open.retry_at, now),
             None => self.join(&key, open.id, now),
         }
     }

@@ -79,7 +79,7 @@ proptest! {
                     let (chat, lane) = (ChatId::phone(&format!("62812000000{chat}")), Lane::ALL[lane]);
                     let not_before = after_ms.map(|ms| now.plus(Duration::from_millis(ms)));
                     let id = ids.next(now);
-                    state.insert(OpenMessage { id, chat: chat.clone(), lane, status: Status::Pending, created_at: now, not_before, retry_at: None, attempts: 0 }, now);
+                    state.insert(OpenMessage { id, chat: chat.clone(), lane, status: Status::Pending, created_at: now, not_before, retry_at: None, claimed: false }, now);
                     known.insert(id, Known { chat, lane, due: not_before.unwrap_or(now), retry_at: None, in_flight: false, tried: false });
                 }
                 Step::StartNext => {
@@ -142,7 +142,7 @@ fn offline_time_counts_from_when_a_message_was_due() {
             created_at: at(created),
             not_before: not_before.map(at),
             retry_at: None,
-            attempts: 0,
+            claimed: false,
         };
         state.insert(open, at(created));
         id

@@ -111,8 +111,8 @@ pub struct OpenMessage {
     pub not_before: Option<Timestamp>,
     /// When its next attempt is due.
     pub retry_at: Option<Timestamp>,
-    /// Attempts spent.
-    pub attempts: u32,
+    /// It was taken to be sent before: it may have left.
+    pub claimed: bool,
 }
 
 impl From<&NewMessage> for OpenMessage {
@@ -125,7 +125,7 @@ impl From<&NewMessage> for OpenMessage {
             created_at: new.created_at,
             not_before: new.not_before,
             retry_at: None,
-            attempts: 0,
+            claimed: false,
         }
     }
 }
@@ -140,7 +140,7 @@ impl From<&Message> for OpenMessage {
             created_at: message.created_at,
             not_before: message.not_before,
             retry_at: message.retry_at,
-            attempts: message.attempts,
+            claimed: message.claimed,
         }
     }
 }

@@ -187,7 +187,7 @@ pub async fn open_rows_come_oldest_first(store: &Store) {
         created_at: at(2),
         not_before: None,
         retry_at: None,
-        attempts: 1,
+        claimed: true,
     };
     assert_eq!(open[1], expected);
 }

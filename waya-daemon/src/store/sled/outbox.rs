@@ -299,16 +299,7 @@ fn open_messages(shared: &Shared, engine: &Engine) -> Result<Vec<OpenMessage>, R
         let key = key?;
         let Some(record) = engine.tree(Tree::Messages).get(&key)? else { continue };
         let Some(message) = readable(shared, &key, &record).map(|stored| stored.message) else { continue };
-        open.push(OpenMessage {
-            id: message.id,
-            chat: message.chat,
-            lane: message.lane,
-            status: message.status,
-            created_at: message.created_at,
-            not_before: message.not_before,
-            retry_at: message.retry_at,
-            attempts: message.attempts,
-        });
+        open.push(OpenMessage::from(&message));
     }
     Ok(open)
 }

@@ -53,6 +53,8 @@ pub struct MessageRecord {
     pub read_at: Option<u64>,
     #[prost(uint64, optional, tag = "18")]
     pub finished_at: Option<u64>,
+    #[prost(bool, tag = "19")]
+    pub claimed: bool,
 }
 
 impl MessageRecord {
@@ -72,6 +74,7 @@ impl MessageRecord {
             status: status_code(message.status),
             ack: ack_code(message.ack),
             attempts: message.attempts,
+            claimed: message.claimed,
             retry_at: millis(message.retry_at),
             error: message.error.map(|error| cut(error, MAX_ERROR)),
             sent_at: millis(message.sent_at),
@@ -97,6 +100,7 @@ impl MessageRecord {
             status: status(self.status)?,
             ack: ack(self.ack)?,
             attempts: self.attempts,
+            claimed: self.claimed,
             retry_at: time(self.retry_at),
             error: self.error,
             sent_at: time(self.sent_at),
