@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use waya_daemon::model::{LinkState, PairingMethod};
-use waya_daemon::session::SessionError;
+use waya_daemon::session::{SessionError, Unlinked};
 use waya_sandbox::emulator::Fault;
 
 use crate::world::World;
@@ -64,7 +64,7 @@ async fn a_pairing_can_change_its_way_and_be_called_off() {
 async fn logging_out_unlinks_on_both_sides_and_the_account_can_be_linked_again() {
     let world = World::connected(0).await;
     assert_eq!(world.devices().len(), 1);
-    world.session.logout().await.unwrap();
+    assert_eq!(world.session.logout().await, Ok(Unlinked::Fully));
     assert_eq!(world.session.link().borrow().state, LinkState::Unpaired);
     assert_eq!(world.session.link().borrow().me, None);
     assert!(!world.has_keys());
@@ -73,6 +73,18 @@ async fn logging_out_unlinks_on_both_sides_and_the_account_can_be_linked_again()
     world.session.pair(PairingMethod::Qr).await.unwrap();
     world.scan().await;
     world.until("connected").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logging_out_without_a_connection_leaves_the_device_on_the_phone_and_says_so() {
+    let world = World::connected(0).await;
+    world.fault(Fault::Replaced);
+    world.until("replaced").await;
+    assert_eq!(world.session.logout().await, Ok(Unlinked::HereOnly));
+    assert!(!world.has_keys());
+    assert_eq!(world.devices().len(), 1, "the phone still lists it");
+    assert_eq!(world.session.logout().await, Err(SessionError::NotLinked));
     world.end().await;
 }
 

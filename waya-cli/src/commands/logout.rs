@@ -11,6 +11,10 @@ use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
 
+/// What only the user can finish.
+const STILL_LISTED: &str = "WhatsApp did not confirm it, so this device is still listed on the phone; remove it there \
+                            under Linked devices";
+
 /// What `logout` takes.
 #[derive(Debug, Args)]
 pub struct LogoutArgs {
@@ -26,9 +30,12 @@ pub async fn run(args: &LogoutArgs, context: &mut Context) -> Result<ExitCode, C
     let mut daemon = SessionServiceClient::new(context.daemon().await?);
     let answer = daemon.logout(call(LogoutRequest {})).await?.into_inner();
     if context.output.json {
-        context.output.json(&json::session::Session::from(answer.session.unwrap_or_default()))?;
-    } else {
-        context.output.note("logged out; the session's keys are deleted")?;
+        context.output.json(&json::session::Logout::from(answer))?;
+        return Ok(ExitCode::Done);
+    }
+    context.output.note("logged out; the session's keys are deleted")?;
+    if answer.still_listed {
+        context.output.line(STILL_LISTED)?;
     }
     Ok(ExitCode::Done)
 }

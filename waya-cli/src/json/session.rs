@@ -16,6 +16,15 @@ pub struct Session {
     pairing_code: Option<String>,
 }
 
+/// The link after a logout.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Logout {
+    #[serde(flatten)]
+    session: Session,
+    still_listed: bool,
+}
+
 #[derive(Debug, Clone, Serialize)]
 struct Account {
     number: String,
@@ -71,6 +80,12 @@ impl From<v1::Session> for Session {
             qr: session.qr.map(|qr| QrCode { text: qr.text, png: qr.png, expires_at: qr.expires_at }),
             pairing_code: session.pairing_code,
         }
+    }
+}
+
+impl From<v1::LogoutResponse> for Logout {
+    fn from(answer: v1::LogoutResponse) -> Self {
+        Self { session: answer.session.unwrap_or_default().into(), still_listed: answer.still_listed }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use tokio::sync::watch;
 
-use super::view::{SessionView, StatusView};
+use super::view::{LogoutView, SessionView, StatusView};
 use super::{Api, ApiError};
 use crate::model::{Kind, LinkState, PairingMethod, Timestamp};
-use crate::session::{Link, SessionError};
+use crate::session::{Link, SessionError, Unlinked};
 
 /// What the daemon tells of itself.
 #[derive(Debug, Clone)]
@@ -86,9 +86,9 @@ impl Api {
     ///
     /// # Errors
     /// Nothing is linked, or the session could not be ended.
-    pub async fn logout(&self) -> Result<SessionView, ApiError> {
-        self.0.whatsapp.logout().await?;
-        Ok(self.session())
+    pub async fn logout(&self) -> Result<LogoutView, ApiError> {
+        let unlinked = self.0.whatsapp.logout().await?;
+        Ok(LogoutView { session: self.session(), still_listed: unlinked == Unlinked::HereOnly })
     }
 }
 

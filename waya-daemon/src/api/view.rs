@@ -149,6 +149,15 @@ pub struct SessionView {
     pub pairing_code: Option<String>,
 }
 
+/// What became of a logout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogoutView {
+    /// The link after it.
+    pub session: SessionView,
+    /// WhatsApp was not told, or did not confirm: the phone still lists this device.
+    pub still_listed: bool,
+}
+
 /// The linked account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AccountView {

@@ -39,8 +39,8 @@ impl SessionService for Sessions {
     }
 
     async fn logout(&self, _: Request<LogoutRequest>) -> Result<Response<LogoutResponse>, Status> {
-        let session = self.api.logout().await?.into();
-        Ok(Response::new(LogoutResponse { session: Some(session) }))
+        let done = self.api.logout().await?;
+        Ok(Response::new(LogoutResponse { session: Some(done.session.into()), still_listed: done.still_listed }))
     }
 }
 

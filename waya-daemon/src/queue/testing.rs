@@ -21,7 +21,7 @@ use crate::model::{
     WhatsAppId,
 };
 use crate::session::fake::FakeWhatsApp;
-use crate::session::{Link, Outgoing, SendError, SessionError, WhatsApp};
+use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::{Batch, Changed, Counts, Enqueued, Keep, ListFilter, OpenMessage, Outbox, Store, StoreError};
 
@@ -277,7 +277,7 @@ impl WhatsApp for Wild {
         Err(SessionError::Offline)
     }
 
-    async fn logout(&self) -> Result<(), SessionError> {
+    async fn logout(&self) -> Result<Unlinked, SessionError> {
         Err(SessionError::NotLinked)
     }
 

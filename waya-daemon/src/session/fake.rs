@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
-use super::{Link, Me, Outgoing, SendError, SessionError, WaEvent, WhatsApp};
+use super::{Link, Me, Outgoing, SendError, SessionError, Unlinked, WaEvent, WhatsApp};
 use crate::model::{LinkState, PairingMethod, Timestamp};
 
 /// What the next hand-over does.
@@ -200,11 +200,12 @@ impl WhatsApp for FakeWhatsApp {
         Ok(())
     }
 
-    async fn logout(&self) -> Result<(), SessionError> {
+    async fn logout(&self) -> Result<Unlinked, SessionError> {
         self.refused()?;
+        let connected = self.link.borrow().state.is_connected();
         self.link.send_modify(|link| link.me = None);
         self.set_link(LinkState::Unpaired);
-        Ok(())
+        Ok(if connected { Unlinked::Fully } else { Unlinked::HereOnly })
     }
 
     async fn shutdown(&self) {}

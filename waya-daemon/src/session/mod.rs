@@ -61,6 +61,15 @@ pub enum SessionError {
     Other(String),
 }
 
+/// How an account was unlinked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlinked {
+    /// On both sides; also when nothing was linked yet, or not any more.
+    Fully,
+    /// Here only: WhatsApp was not told, or did not confirm, so the phone still lists this device.
+    HereOnly,
+}
+
 /// The account that is linked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Me {
@@ -150,8 +159,8 @@ pub trait WhatsApp: Debug + Send + Sync {
     async fn pair(&self, method: PairingMethod) -> Result<(), SessionError>;
     /// Connects again now: takes a replaced session back, or cuts a wait short.
     async fn reconnect(&self) -> Result<(), SessionError>;
-    /// Unlinks the account and deletes its keys.
-    async fn logout(&self) -> Result<(), SessionError>;
+    /// Unlinks the account and deletes its keys; also without a connection, but then WhatsApp is not told.
+    async fn logout(&self) -> Result<Unlinked, SessionError>;
     /// Closes the connection for good, keys kept.
     async fn shutdown(&self);
 }

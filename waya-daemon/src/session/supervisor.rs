@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::state::{Discard, Ended, Input, Machine, Plan, Task};
-use super::{Link, Me, SessionError, WaEvent};
+use super::{Link, Me, SessionError, Unlinked, WaEvent};
 use crate::clock::Clock;
 use crate::model::{LinkState, PairingMethod, Timestamp};
 
@@ -33,19 +33,22 @@ pub trait Driver: Send + Sync + 'static {
     /// Ends the connection and lets go of everything it used; a later `run` starts afresh.
     async fn close(&self);
     /// Tells WhatsApp that this device is to be unlinked, when it can be told, and ends the connection.
-    async fn sign_off(&self);
+    async fn sign_off(&self) -> Unlinked;
     /// Removes the keys, or puts them aside. Only without a connection.
-    async fn discard(&self, how: Discard);
+    ///
+    /// # Errors
+    /// They are still there; the words say why.
+    async fn discard(&self, how: Discard) -> Result<(), SessionError>;
 }
 
 enum Command {
     Pair(PairingMethod, Reply),
     Reconnect(Reply),
-    LogOut(Reply),
+    LogOut(Reply<Unlinked>),
     Stop(Reply),
 }
 
-type Reply = oneshot::Sender<Result<(), SessionError>>;
+type Reply<T = ()> = oneshot::Sender<Result<T, SessionError>>;
 
 /// A cheap handle to the supervisor.
 #[derive(Debug, Clone)]
@@ -78,7 +81,7 @@ impl Handle {
     }
 
     /// Unlinks and deletes the keys; stops a pairing.
-    pub async fn log_out(&self) -> Result<(), SessionError> {
+    pub async fn log_out(&self) -> Result<Unlinked, SessionError> {
         self.ask(Command::LogOut).await
     }
 
@@ -88,7 +91,7 @@ impl Handle {
         let _ = self.ask(Command::Stop).await;
     }
 
-    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> Result<(), SessionError> {
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, SessionError> {
         let (reply, answer) = oneshot::channel();
         let stopped = || SessionError::Other("the session has stopped".to_owned());
         self.commands.send(command(reply)).await.map_err(|_| stopped())?;
@@ -114,7 +117,8 @@ pub fn spawn<D: Driver>(parts: Parts<D>) -> Handle {
     let machine = Machine::new(me.is_some());
     let (shown, link) = watch::channel(Link { state: machine.link().clone(), since: parts.clock.now(), me });
     let (commands, received) = mpsc::channel(8);
-    let supervisor = Supervisor { parts, machine, commands: received, shown, logging_out: None, stopping: None };
+    let supervisor =
+        Supervisor { parts, machine, commands: received, shown, keys_stay: false, logging_out: None, stopping: None };
     tokio::spawn(supervisor.run());
     Handle { commands, link }
 }
@@ -124,8 +128,10 @@ struct Supervisor<D> {
     machine: Machine,
     commands: mpsc::Receiver<Command>,
     shown: watch::Sender<Link>,
+    /// Keys that are of no use could not be deleted.
+    keys_stay: bool,
     /// Answered when the keys are gone.
-    logging_out: Option<Reply>,
+    logging_out: Option<(Reply<Unlinked>, Unlinked)>,
     /// Answered when the last connection is closed.
     stopping: Option<Reply>,
 }
@@ -200,13 +206,15 @@ impl<D: Driver> Supervisor<D> {
     }
 
     async fn discard(&mut self) {
+        let mut discarded = Ok(());
         if let Some(how) = self.machine.take_discard() {
             self.parts.driver.close().await;
-            self.parts.driver.discard(how).await;
+            discarded = self.parts.driver.discard(how).await;
+            self.keys_stay = discarded.is_err();
             self.show();
         }
-        if let Some(reply) = self.logging_out.take() {
-            let _ = reply.send(Ok(()));
+        if let Some((reply, unlinked)) = self.logging_out.take() {
+            let _ = reply.send(discarded.map(|()| unlinked));
         }
     }
 
@@ -214,7 +222,7 @@ impl<D: Driver> Supervisor<D> {
         match command {
             Some(Command::Pair(..)) if self.machine.is_linked() => refuse(command, SessionError::AlreadyLinked),
             Some(Command::Reconnect(_)) if !self.machine.is_linked() => refuse(command, SessionError::NotLinked),
-            Some(Command::LogOut(_)) if *self.machine.link() == LinkState::Unpaired => {
+            Some(Command::LogOut(_)) if *self.machine.link() == LinkState::Unpaired && !self.keys_stay => {
                 refuse(command, SessionError::NotLinked);
             }
             Some(Command::Pair(method, reply)) => {
@@ -233,10 +241,8 @@ impl<D: Driver> Supervisor<D> {
                 let _ = reply.send(Ok(()));
             }
             Some(Command::LogOut(reply)) => {
-                if connected {
-                    self.parts.driver.sign_off().await;
-                }
-                self.logging_out = Some(reply);
+                let unlinked = self.sign_off(connected).await;
+                self.logging_out = Some((reply, unlinked));
                 self.take(Input::Forgotten);
             }
             Some(Command::Stop(reply)) => {
@@ -246,6 +252,11 @@ impl<D: Driver> Supervisor<D> {
             // Every handle is gone: nobody can use the session any more.
             None => self.take(Input::Stopped),
         }
+    }
+
+    async fn sign_off(&self, connected: bool) -> Unlinked {
+        let told = if connected { self.parts.driver.sign_off().await } else { Unlinked::HereOnly };
+        if self.machine.is_linked() { told } else { Unlinked::Fully }
     }
 
     fn take_or_stop(&mut self, input: Option<Input>) {
@@ -283,12 +294,15 @@ impl<D: Driver> Supervisor<D> {
 }
 
 fn refuse(command: Option<Command>, error: SessionError) {
-    let Some(Command::Pair(_, reply) | Command::Reconnect(reply) | Command::LogOut(reply) | Command::Stop(reply)) =
-        command
-    else {
-        return;
-    };
-    let _ = reply.send(Err(error));
+    match command {
+        Some(Command::Pair(_, reply) | Command::Reconnect(reply) | Command::Stop(reply)) => {
+            let _ = reply.send(Err(error));
+        }
+        Some(Command::LogOut(reply)) => {
+            let _ = reply.send(Err(error));
+        }
+        None => {}
+    }
 }
 
 fn crashed(error: &tokio::task::JoinError) -> Ended {

@@ -16,6 +16,8 @@ struct Played {
     ends: tokio::sync::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
     linked: Mutex<bool>,
     log: Mutex<Vec<&'static str>>,
+    /// Why the keys cannot be deleted next time.
+    undeletable: Mutex<Option<SessionError>>,
     closed: Notify,
 }
 
@@ -47,13 +49,15 @@ impl Driver for Played {
         self.closed.notify_waiters();
     }
 
-    async fn sign_off(&self) {
+    async fn sign_off(&self) -> Unlinked {
         self.log.lock().unwrap().push("sign off");
+        Unlinked::Fully
     }
 
-    async fn discard(&self, how: Discard) {
+    async fn discard(&self, how: Discard) -> Result<(), SessionError> {
         self.log.lock().unwrap().push(if how == Discard::Delete { "delete" } else { "set aside" });
         *self.linked.lock().unwrap() = false;
+        self.undeletable.lock().unwrap().take().map_or(Ok(()), Err)
     }
 }
 
@@ -170,10 +174,32 @@ async fn logging_out_tells_the_server_and_then_deletes_the_keys() {
     world.driver.started.notified().await;
     world.inputs.send(Input::LoggedIn).unwrap();
     world.until("connected").await;
-    world.handle.log_out().await.unwrap();
+    assert_eq!(world.handle.log_out().await, Ok(Unlinked::Fully));
     assert_eq!(world.log().first(), Some(&"sign off"));
     assert_eq!(world.log().last(), Some(&"delete"));
     assert!(world.handle.link().borrow().me.is_none());
+    assert_eq!(world.handle.log_out().await, Err(SessionError::NotLinked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn logging_out_offline_says_that_the_phone_still_lists_the_device() {
+    let world = World::new(true);
+    world.driver.started.notified().await;
+    world.inputs.send(Input::Replaced).unwrap();
+    world.until("replaced").await;
+    assert_eq!(world.handle.log_out().await, Ok(Unlinked::HereOnly));
+    assert_eq!(world.log().last(), Some(&"delete"));
+    assert!(!world.log().contains(&"sign off"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_stay_are_told_and_can_be_deleted_again() {
+    let world = World::new(true);
+    world.driver.started.notified().await;
+    let undeletable = SessionError::Other("the disk is read-only".to_owned());
+    *world.driver.undeletable.lock().unwrap() = Some(undeletable.clone());
+    assert_eq!(world.handle.log_out().await, Err(undeletable));
+    assert!(world.handle.log_out().await.is_ok());
     assert_eq!(world.handle.log_out().await, Err(SessionError::NotLinked));
 }
 

@@ -17,7 +17,7 @@ use super::convert;
 use super::driver::WaDriver;
 use crate::model::{PairingMethod, Timestamp};
 use crate::session::supervisor::Handle;
-use crate::session::{Link, Outgoing, SendError, SessionError, WhatsApp};
+use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 
 /// A hand-over may ask the server for devices and keys first; the library would wait 75 s for each answer.
 const HAND_OVER_TAKES: Duration = Duration::from_secs(30);
@@ -188,7 +188,7 @@ impl WhatsApp for Adapter {
         self.handle.reconnect().await
     }
 
-    async fn logout(&self) -> Result<(), SessionError> {
+    async fn logout(&self) -> Result<Unlinked, SessionError> {
         self.handle.log_out().await
     }
 

@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use whatsapp_rust::pair_code::PairCodeOptions;
+use whatsapp_rust::wacore::iq::devices::RemoveCompanionDeviceSpec;
 use whatsapp_rust::{Client, NodeFilter};
 
 use super::OpenError;
 use super::client::{self, Live};
 use super::context::Context;
 use crate::model::PairingMethod;
-use crate::session::Me;
 use crate::session::state::{Discard, Ended, Task};
 use crate::session::supervisor::Driver;
+use crate::session::{Me, SessionError, Unlinked};
 
 /// How long the server may take to acknowledge that this device leaves.
 const SIGNING_OFF_TAKES: Duration = Duration::from_secs(10);
@@ -82,6 +83,18 @@ async fn shut_down(live: &Live) {
     if tokio::time::timeout(CLOSING_TAKES, live.client.disconnect()).await.is_err() {
         tracing::warn!("the WhatsApp client took too long to close");
     }
+}
+
+/// Asks WhatsApp to unlink this device; whether it said yes.
+async fn is_unlinked(client: &Client) -> bool {
+    let Some(own) = client.pn().filter(|_| client.is_connected()) else { return false };
+    let asked = tokio::time::timeout(SIGNING_OFF_TAKES, client.execute(RemoveCompanionDeviceSpec::new(&own))).await;
+    match asked {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => tracing::warn!(%error, "WhatsApp did not confirm the logout"),
+        Err(_) => tracing::warn!("WhatsApp did not confirm the logout in time"),
+    }
+    false
 }
 
 fn me_of(client: &Client) -> Option<Me> {
@@ -173,22 +186,26 @@ impl Driver for WaDriver {
         shut_down(&live).await;
     }
 
-    async fn sign_off(&self) {
-        if let Some(client) = self.current()
-            && tokio::time::timeout(SIGNING_OFF_TAKES, client.logout()).await.is_err()
-        {
-            tracing::warn!("WhatsApp did not confirm the logout; the phone may still list this device");
+    async fn sign_off(&self) -> Unlinked {
+        let Some(client) = self.current() else { return Unlinked::HereOnly };
+        let unlinked = if is_unlinked(&client).await { Unlinked::Fully } else { Unlinked::HereOnly };
+        if tokio::time::timeout(CLOSING_TAKES, client.disconnect()).await.is_err() {
+            tracing::warn!("the WhatsApp client took too long to close");
         }
+        unlinked
     }
 
-    async fn discard(&self, how: Discard) {
+    async fn discard(&self, how: Discard) -> Result<(), SessionError> {
         let done = match how {
             Discard::Delete => self.context.keys.delete(),
             Discard::SetAside => self.context.keys.set_aside(),
         };
-        if let Err(error) = done {
-            tracing::error!(%error, "the session's keys could not be removed");
-        }
         *self.me.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        done.map_err(|error| {
+            tracing::error!(%error, "the session's keys could not be removed");
+            SessionError::Other(format!(
+                "the session's keys could not be deleted ({error}); mend that and log out again"
+            ))
+        })
     }
 }
