@@ -91,12 +91,21 @@ async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
                 Note::Link(state, at) => journal_link(store, state, at, &mut last).await,
             }
         }
-        if !people.is_empty()
-            && let Err(error) = store.contacts.learn(people).await
-        {
-            // It is learnt again with the next message of these people.
-            tracing::warn!(%error, "names and numbers are not written down");
+        if !people.is_empty() {
+            learn(store, people).await;
         }
+    }
+}
+
+/// Writes down what was learnt of people, once the store can: the session tells it only once.
+async fn learn(store: &Store, people: Vec<Contact>) {
+    while let Err(error) = store.contacts.learn(people.clone()).await {
+        if matches!(error, StoreError::Damaged(_)) {
+            tracing::error!(%error, "names and numbers are not written down");
+            return;
+        }
+        tracing::debug!(%error, "names and numbers wait for the store");
+        store.come_back().await;
     }
 }
 

@@ -127,3 +127,21 @@ async fn only_loopback_is_listened_on() {
     let refused = Sandbox::start(config).await.err().unwrap();
     assert_eq!(refused.to_string(), "0.0.0.0:0 is not a loopback address: listen on 127.0.0.1");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_in_a_browser_are_turned_away() {
+    let sandbox = sandbox(None).await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/people", sandbox.admin_url());
+    // A page from anywhere, and a name that was made to point here.
+    for (name, value) in [("Origin", "https://example.com"), ("Host", "example.com"), ("Host", "10.0.0.1:80")] {
+        let response = client.get(&url).header(name, value).send().await.unwrap();
+        let status = response.status().as_u16();
+        let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+        assert_eq!((status, &body["code"]), (403, &json!("forbidden")), "{name}: {value}");
+    }
+    for host in ["localhost", "localhost:7300", "[::1]:7300"] {
+        assert_eq!(client.get(&url).header("Host", host).send().await.unwrap().status(), 200, "{host}");
+    }
+    sandbox.shutdown().await.unwrap();
+}

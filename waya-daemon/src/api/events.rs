@@ -17,7 +17,7 @@ impl Api {
     /// What came after a cursor (`0` is the oldest kept). When there is nothing yet, waits up to `wait` for it.
     ///
     /// # Errors
-    /// A cursor that is none, or the store.
+    /// A cursor that is none, or one that the journal does not reach; or the store.
     pub async fn events(&self, after: &str, limit: usize, wait: Duration) -> Result<EventsView, ApiError> {
         let cursor: Cursor = after
             .parse()
@@ -25,6 +25,10 @@ impl Api {
         let limit = limit.clamp(1, MAX_EVENTS);
         let deadline = Instant::now() + wait.min(MAX_WAIT);
         let mut newest = self.0.store.journal.newest();
+        if cursor > *newest.borrow() {
+            let problem = "is ahead of this journal, which was begun anew or restored; start again from 0";
+            return Err(ApiError::field_error("after", problem));
+        }
         loop {
             // Seen before the look, so that no event falls in between.
             newest.mark_unchanged();

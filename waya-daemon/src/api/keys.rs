@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::ApiError;
-use crate::store::KeyValues;
+use crate::store::{KeyValues, StoreError};
 
 const NAMESPACE: &str = "secrets";
 const NAME: &str = "api_key_sha256";
@@ -64,8 +64,16 @@ impl ApiKeys {
     /// Makes a new key, writes it down and tells it; the old one stops working at once.
     ///
     /// # Errors
-    /// The store, or the folder cannot be written; the old key works on then.
+    /// The store, or the folder cannot be written; the old key works on then. When only the last step fails, the new one
+    /// holds and the next start writes it down.
     pub async fn rotate(&self) -> Result<String, ApiError> {
+        let keys = self.clone();
+        // To its end, also when the caller goes away: the key on disk is the one that opens.
+        let rotated = tokio::spawn(async move { keys.rotate_to_the_end().await });
+        rotated.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()).into()))
+    }
+
+    async fn rotate_to_the_end(&self) -> Result<String, ApiError> {
         let _alone = self.0.rotation.lock().await;
         let key = random_key().map_err(ApiError::KeyFile)?;
         let hash: [u8; 32] = Sha256::digest(&key).into();

@@ -139,7 +139,11 @@ async fn what_is_learnt_of_people_reaches_the_address_book() {
         lid: Some("991".to_owned()),
         push_name: Some(name.to_owned()),
     };
+    // The session says it only once.
+    world.memory.set_down(true);
     world.whatsapp.tell(person("Budi"));
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    world.memory.set_down(false);
     let known = async {
         loop {
             if let Some(contact) = world.store.contacts.by_lid("991").await.unwrap() {

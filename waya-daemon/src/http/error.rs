@@ -40,7 +40,7 @@ struct Body<'a> {
 }
 
 /// What a 5xx says instead of its cause.
-const STORE_WORDS: &str = "the store does not accept work right now; nothing was done, try again shortly";
+const STORE_WORDS: &str = "the store does not accept work right now; try again shortly, with an Idempotency-Key so that nothing can go out twice";
 const INTERNAL_WORDS: &str = "something went wrong inside waya; its log says what";
 
 impl HttpError {

@@ -261,9 +261,7 @@ impl Queue {
     /// # Errors
     /// When the store does not take it.
     pub async fn pause(&self) -> Result<(), StoreError> {
-        self.0.store.values.put(MARKS, PAUSED, Some(b"1".to_vec())).await?;
-        self.set_paused(true).await;
-        Ok(())
+        self.set_paused(true).await
     }
 
     /// Messages leave again.
@@ -271,15 +269,21 @@ impl Queue {
     /// # Errors
     /// When the store does not take it.
     pub async fn resume(&self) -> Result<(), StoreError> {
-        self.0.store.values.put(MARKS, PAUSED, None).await?;
-        self.set_paused(false).await;
-        Ok(())
+        self.set_paused(false).await
     }
 
-    async fn set_paused(&self, paused: bool) {
-        self.tell(Input::Pause(paused));
-        // The answer must not overtake the effect; without a worker there is none to wait for.
-        let _ = self.0.view.clone().wait_for(|view| view.paused == paused).await;
+    async fn set_paused(&self, paused: bool) -> Result<(), StoreError> {
+        let queue = self.clone();
+        finish(async move {
+            // One at a time: what is on disk and what the worker does must not cross.
+            let _alone = queue.0.by_hand.lock().await;
+            queue.0.store.values.put(MARKS, PAUSED, paused.then(|| b"1".to_vec())).await?;
+            queue.tell(Input::Pause(paused));
+            // The answer must not overtake the effect; without a worker there is none to wait for.
+            let _ = queue.0.view.clone().wait_for(|view| view.paused == paused).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Whether it is paused.

@@ -221,7 +221,9 @@ impl State {
         self.unhead(&key);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.retry_at = retry_at;
-            entry.troubled += retry_at.map_or(0, |at| u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX));
+            // After the clock went back it seems longer.
+            let backs_off = retry_at.map_or(Duration::ZERO, |at| at.since(now).min(BACKOFF_LONGEST));
+            entry.troubled += u64::try_from(backs_off.as_millis()).unwrap_or(u64::MAX);
         }
         self.waiting[key.0 as usize].insert(id);
         let line = self.lines.entry(key.clone()).or_default();

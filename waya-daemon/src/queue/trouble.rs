@@ -2,7 +2,8 @@
 //!
 //! Time counts while the account is not connected and the queue is not paused; each message counts it from its own due
 //! time on, and adds what it spent backing off. Since when that has been so is written down, so that a restart does
-//! not begin the count again: when the daemon stopped offline, the time it was off counts too.
+//! not begin the count again: when the daemon stopped offline, the time it was off counts too. A clock that jumps while it
+//! runs does not count.
 
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ const OFFLINE_SINCE: &str = "queue.offline_since";
 pub(super) struct Trouble {
     /// Up to when it has been counted; `None` while there is no trouble.
     counted: Option<Timestamp>,
+    /// `counted` is from the last run: the time in between may be of any length.
+    from_before: bool,
     mark: watch::Sender<Option<Timestamp>>,
 }
 
@@ -30,10 +33,11 @@ impl Trouble {
     pub(super) async fn open(ledger: &Ledger) -> Self {
         let mark = ledger.store.values.get(MARKS, OFFLINE_SINCE).await.unwrap_or_default();
         let since = mark.and_then(|bytes| String::from_utf8(bytes).ok()).and_then(|text| text.parse().ok());
+        let from_before = since.is_some();
         let since = since.map_or_else(|| ledger.clock.now(), Timestamp::from_millis);
         let (mark, marked) = watch::channel(Some(since));
         tokio::spawn(write_down(ledger.clone(), marked));
-        Self { counted: Some(since), mark }
+        Self { counted: Some(since), from_before, mark }
     }
 
     /// Brings the count up to date and says who has waited too long. `now_in_trouble` holds from now on.
@@ -54,6 +58,9 @@ impl Trouble {
         if now_in_trouble && now.since(from) < STEP {
             return Vec::new();
         }
+        // While it runs the count is never that far behind: the clock jumped, or the machine slept.
+        let from = if self.from_before { from } else { from.max(now.minus(2 * STEP)) };
+        self.from_before = false;
         self.counted = now_in_trouble.then_some(now);
         if !now_in_trouble {
             self.mark.send_replace(None);

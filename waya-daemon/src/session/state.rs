@@ -107,12 +107,17 @@ impl Machine {
                 Plan::Connect(task)
             }
             (LinkState::Offline { .. } | LinkState::Banned { .. }, Some(task)) => match self.retry_at {
-                Some(at) if at <= now => Plan::Connect(task),
+                Some(at) if at <= now || self.clock_went_back(at, now) => Plan::Connect(task),
                 Some(at) => Plan::Wait(self.pairing.as_ref().map_or(at, |pairing| at.min(pairing.until))),
                 None => Plan::Rest,
             },
             _ => Plan::Rest,
         }
+    }
+
+    /// No attempt is ever put off for that long. A ban may be.
+    fn clock_went_back(&self, retry_at: Timestamp, now: Timestamp) -> bool {
+        matches!(self.link, LinkState::Offline { .. }) && retry_at > now.plus(2 * LONGEST_DELAY)
     }
 
     /// Whether a connection that is up should stay.

@@ -50,6 +50,13 @@ fn an_account_is_paired_logged_in_and_comes_back_after_a_loss() {
 }
 
 #[test]
+fn a_clock_that_goes_back_keeps_nobody_offline() {
+    let machine = after(true, [Input::LoggedIn, lost("x")]).0;
+    let now = Timestamp::from_millis(1_000_000 - 900_000);
+    assert_eq!(machine.plan(now), Plan::Connect(Task::LogIn));
+}
+
+#[test]
 fn every_state_is_reachable() {
     let pairing = || Input::PairAsked(PairingMethod::Qr);
     let cases: Vec<(&str, bool, Vec<Input>)> = vec![

@@ -175,11 +175,17 @@ impl Settings {
         if let Some(value) = value {
             key.check(value)?;
         }
+        let (settings, value) = (self.clone(), value.map(str::to_owned));
+        // To its end, also when the caller goes away: what is on disk is what holds.
+        let set = tokio::spawn(async move { settings.store(key, value).await });
+        set.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()).into()))
+    }
+
+    async fn store(&self, key: &'static Key, value: Option<String>) -> Result<Setting, SettingsError> {
         let mut stored = self.0.stored.lock().await;
-        let bytes = value.map(|value| value.as_bytes().to_vec());
-        self.0.values.put(NAMESPACE, key.name, bytes).await?;
+        self.0.values.put(NAMESPACE, key.name, value.clone().map(String::into_bytes)).await?;
         match value {
-            Some(value) => stored.insert(key.name, value.to_owned()),
+            Some(value) => stored.insert(key.name, value),
             None => stored.remove(key.name),
         };
         let snapshot = resolve(&self.0.pins, &stored);

@@ -5,12 +5,16 @@
 
 mod error;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::response::Json;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::{HOST, ORIGIN};
+use axum::middleware::{self, Next};
+use axum::response::{Json, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -37,9 +41,29 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
         .route("/admin/stats", get(stats))
         .route("/admin/mock-phone/scan-qr", post(scan_qr))
         .route("/admin/mock-phone/enter-code", post(enter_code))
+        .layer(middleware::from_fn(programs_only))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
         .with_state(control)
+}
+
+/// Turns browsers away: a page from anywhere could otherwise make people speak, or read what they got.
+async fn programs_only(request: Request, next: Next) -> Result<Response, AdminError> {
+    if !is_from_a_program(request.headers()) {
+        let error = "this is for programs on this machine, not for pages in a browser".to_owned();
+        return Err(AdminError::new(403, "forbidden", error));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Browsers say which page asks; and a name that was made to point here is not ours.
+fn is_from_a_program(headers: &HeaderMap) -> bool {
+    let asked_for = headers.get(HOST).map_or("localhost", |host| host.to_str().unwrap_or_default());
+    let port = asked_for.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+    let name = port.map_or(asked_for, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let local = name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    local && !headers.contains_key(ORIGIN)
 }
 
 #[derive(Deserialize)]

@@ -114,7 +114,7 @@ async fn events_are_read_by_cursor() {
     let (_, rest) =
         door.get(&format!("/api/events?after={}&limit=1", page["events"][0]["cursor"].as_str().unwrap())).await;
     assert_eq!(rest["events"][0], page["events"][1]);
-    for query in ["after=x", "after=c", "limit=0", "wait=121", "wait=-1"] {
+    for query in ["after=x", "after=c", "after=c9999", "limit=0", "wait=121", "wait=-1"] {
         assert_eq!(door.get(&format!("/api/events?{query}")).await.0, 422, "{query}");
     }
 }

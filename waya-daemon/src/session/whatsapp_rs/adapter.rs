@@ -58,7 +58,8 @@ impl Adapter {
         for result in &results {
             self.learn(result);
         }
-        Ok(phones.iter().map(|phone| results.iter().any(|result| is_registered(result, phone))).collect())
+        let answers: Option<Vec<bool>> = phones.iter().map(|phone| is_registered(&results, phone)).collect();
+        answers.ok_or_else(|| SendError::Transient("WhatsApp did not say whether it knows the number".to_owned()))
     }
 
     fn learn(&self, result: &IsOnWhatsAppResult) {
@@ -69,9 +70,11 @@ impl Adapter {
     }
 }
 
-fn is_registered(result: &IsOnWhatsAppResult, phone: &str) -> bool {
+/// What the answer says of a number; `None` when it says nothing, or that it could not be found out.
+fn is_registered(results: &[IsOnWhatsAppResult], phone: &str) -> Option<bool> {
     let named = |jid: &Jid| jid.is_pn() && jid.user_base() == phone;
-    result.is_registered && (named(&result.jid) || result.pn_jid.as_ref().is_some_and(named))
+    let result = results.iter().find(|result| named(&result.jid) || result.pn_jid.as_ref().is_some_and(named))?;
+    (result.is_registered || result.contact_error.is_none()).then_some(result.is_registered)
 }
 
 /// The text as WhatsApp wants it, with the chat's timer where it has one.
@@ -205,7 +208,37 @@ impl fmt::Debug for Adapter {
 
 #[cfg(test)]
 mod tests {
+    use whatsapp_rust::NodeBuilder;
+    use whatsapp_rust::wacore::iq::spec::IqSpec as _;
+    use whatsapp_rust::wacore::iq::usync::{IsOnWhatsAppQueryType, IsOnWhatsAppSpec};
+
     use super::*;
+
+    #[test]
+    fn only_a_clear_no_means_that_a_number_is_not_there() {
+        let (asked, other) = ("6281200000002", "6281200000003");
+        let answer = |phone: &str, registered, error: Option<u16>| {
+            let contact = match (registered, error) {
+                (true, _) => NodeBuilder::new("contact").attr("type", "in").build(),
+                (false, None) => NodeBuilder::new("contact").attr("type", "out").build(),
+                (false, Some(code)) => {
+                    let error = NodeBuilder::new("error").attr("code", code.to_string()).build();
+                    NodeBuilder::new("contact").children([error]).build()
+                }
+            };
+            let user = NodeBuilder::new("user").attr("jid", Jid::pn(phone).to_string()).children([contact]).build();
+            let list = NodeBuilder::new("list").children([user]).build();
+            let usync = NodeBuilder::new("usync").children([list]).build();
+            let iq = NodeBuilder::new("iq").attr("type", "result").children([usync]).build();
+            let asked = IsOnWhatsAppSpec::new(Vec::new(), "sid", IsOnWhatsAppQueryType::Pn);
+            asked.parse_response(&iq.as_node_ref()).unwrap()
+        };
+        assert_eq!(is_registered(&answer(asked, true, None), asked), Some(true));
+        assert_eq!(is_registered(&answer(asked, false, None), asked), Some(false));
+        assert_eq!(is_registered(&answer(asked, false, Some(503)), asked), None);
+        assert_eq!(is_registered(&answer(other, true, None), asked), None);
+        assert_eq!(is_registered(&[], asked), None);
+    }
 
     #[test]
     fn text_goes_out_as_it_is_and_with_the_timer_where_there_is_one() {

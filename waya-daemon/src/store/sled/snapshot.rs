@@ -70,6 +70,7 @@ pub fn write(
     pause: &mut dyn FnMut() -> bool,
 ) -> Result<PathBuf, SnapshotError> {
     fs::create_dir_all(dir)?;
+    remove_unfinished(dir)?;
     let path = dir.join(format!("store-{:016}.{EXTENSION}", shared.counters().commits));
     let temporary = path.with_extension("new");
     let written = File::create(&temporary).map_err(SnapshotError::from).and_then(|file| {
@@ -88,6 +89,17 @@ pub fn write(
         fs::remove_file(old)?;
     }
     Ok(path)
+}
+
+/// What a kill in the middle left behind; one at a time is written.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 struct Writer {

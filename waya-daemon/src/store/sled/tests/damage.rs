@@ -248,6 +248,9 @@ async fn only_the_newest_snapshots_are_kept_and_a_broken_one_is_passed_over() {
     let (store, (handle, dir)) = fresh();
     let mut ids = Vec::new();
     let handle = std::sync::Arc::new(handle);
+    // As a kill in the middle of one would leave it.
+    fs::create_dir_all(dir.path().join("store/snapshots")).unwrap();
+    fs::write(dir.path().join("store/snapshots/store-0000000000000001.new"), "half").unwrap();
     for _ in 0..5 {
         ids.extend(some(&store, 2).await);
         let handle = std::sync::Arc::clone(&handle);
