@@ -44,6 +44,8 @@ pub enum Fault {
     LoggedOut,
     /// Delivery, read and played receipts are taken from the target and go nowhere.
     DropReceipts,
+    /// The target's key bundles are given out with a signature that does not fit.
+    GarbleBundles,
 }
 
 impl Fault {
@@ -66,6 +68,7 @@ impl fmt::Display for Fault {
             Self::Replaced => out.write_str("replaced"),
             Self::LoggedOut => out.write_str("logged-out"),
             Self::DropReceipts => out.write_str("no-receipts"),
+            Self::GarbleBundles => out.write_str("garble-bundles"),
         }
     }
 }
@@ -76,7 +79,7 @@ pub enum FaultError {
     /// The first word is none of the known ones.
     #[error(
         "unknown fault {0:?}: use ack-delay MS, ack-lost, nack CODE, cut, cut-mid-frame, refuse, \
-         refuse-logins CODE, replaced, logged-out or no-receipts"
+         refuse-logins CODE, replaced, logged-out, no-receipts or garble-bundles"
     )]
     Unknown(String),
     /// A number is missing, wrong or superfluous.
@@ -121,6 +124,7 @@ impl FromStr for Fault {
             "replaced" => bare("replaced", Self::Replaced),
             "logged-out" => bare("logged-out", Self::LoggedOut),
             "no-receipts" => bare("no-receipts", Self::DropReceipts),
+            "garble-bundles" => bare("garble-bundles", Self::GarbleBundles),
             other => Err(FaultError::Unknown(other.to_owned())),
         }
     }
@@ -263,6 +267,10 @@ impl Faults {
     pub(super) fn drops_receipts(&self, phone: &str) -> bool {
         self.find(phone, |fault| (fault == Fault::DropReceipts).then_some(())).is_some()
     }
+
+    pub(super) fn garbles_bundles(&self, phone: &str) -> bool {
+        self.find(phone, |fault| (fault == Fault::GarbleBundles).then_some(())).is_some()
+    }
 }
 
 #[cfg(test)]
@@ -283,6 +291,7 @@ mod tests {
             Fault::Replaced,
             Fault::LoggedOut,
             Fault::DropReceipts,
+            Fault::GarbleBundles,
         ] {
             assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault);
             let json = serde_json::to_string(&fault).unwrap();

@@ -6,6 +6,7 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
 
 use super::{Answer, Request};
+use crate::emulator::faults::Faults;
 use crate::emulator::handset::big_endian;
 use crate::emulator::relay::jid_attr;
 use crate::emulator::state::account::SIGNED_PRE_KEY_ID;
@@ -114,22 +115,25 @@ fn digest(own: &Device) -> Node {
 fn give(request: &Request<'_>, key: &NodeRef<'_>) -> Answer {
     let mut state = request.session.emulator.state();
     let asked: Vec<_> = key.get_children_by_tag("user").filter_map(|user| jid_attr(user, "jid")).collect();
-    let users: Vec<_> = asked.iter().map(|jid| give_one(&mut state, jid)).collect();
+    let faults = request.session.emulator.fault_rules();
+    let users: Vec<_> = asked.iter().map(|jid| give_one(&mut state, faults, jid)).collect();
     Answer::With(NodeBuilder::new("list").children(users).build())
 }
 
-fn give_one(state: &mut State, jid: &Jid) -> Node {
+fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
     let user = NodeBuilder::new("user").attr("jid", jid);
     let unknown = || {
         let error = NodeBuilder::new("error").attr("code", 406).attr("text", "not-acceptable");
         NodeBuilder::new("user").attr("jid", jid).children([error.build()]).build()
     };
     let Some(account) = state.account_of(jid) else { return unknown() };
+    let garbled = faults.garbles_bundles(account.phone());
+    let shown = |record: DeviceRecord| bundle(&if garbled { garble(record) } else { record });
     if jid.device == 0 {
-        return user.children(handset_bundle(account)).build();
+        return user.children(shown(handset(account))).build();
     }
     let Some(known) = account.devices.get(&jid.device) else { return unknown() };
-    let mut children = bundle(&known.record);
+    let mut children = shown(known.record.clone());
     let taken = known.pre_keys.front().cloned();
     let key = account.key(jid.device);
     children.push(leaf("device-identity", known.record.device_identity.to_vec()));
@@ -148,16 +152,25 @@ fn give_one(state: &mut State, jid: &Jid) -> Node {
 }
 
 /// A handset is never short of keys, nor does it open what is encrypted for it.
-fn handset_bundle(account: &Account) -> Vec<Node> {
-    let record = DeviceRecord {
+fn handset(account: &Account) -> DeviceRecord {
+    DeviceRecord {
         registration_id: account.record.registration_id,
         identity_public: Bytes::copy_from_slice(account.identity.public_key.public_key_bytes()),
         signed_pre_key_id: SIGNED_PRE_KEY_ID,
         signed_pre_key_public: Bytes::copy_from_slice(account.signed_pre_key.public_key.public_key_bytes()),
         signed_pre_key_signature: account.record.signed_pre_key_signature.clone(),
         ..Default::default()
-    };
-    bundle(&record)
+    }
+}
+
+/// With one bit of the signature turned.
+fn garble(mut record: DeviceRecord) -> DeviceRecord {
+    let mut signature = record.signed_pre_key_signature.to_vec();
+    if let Some(byte) = signature.first_mut() {
+        *byte ^= 1;
+    }
+    record.signed_pre_key_signature = signature.into();
+    record
 }
 
 fn bundle(record: &DeviceRecord) -> Vec<Node> {
