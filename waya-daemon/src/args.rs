@@ -34,4 +34,7 @@ pub struct CommonArgs {
     /// How logs are written to standard error: text or json [default: text; env: WAYA_LOG_FORMAT]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Mend the store of the data folder, say what was done, and exit; no daemon may run on it
+    #[arg(long)]
+    pub repair: bool,
 }

@@ -33,3 +33,4 @@ pub mod logging;
 mod account;
 pub mod daemon;
 pub mod process;
+pub mod repair;

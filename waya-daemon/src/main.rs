@@ -16,5 +16,8 @@ fn main() -> ExitCode {
 fn start(args: &DaemonArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.common, config::variables()?)?;
     process::prepare(&config);
+    if args.common.repair {
+        return process::mend(&config, Seams::default().kind);
+    }
     process::runtime()?.block_on(process::serve(config, Seams::default()))
 }

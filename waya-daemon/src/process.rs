@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::daemon::{Daemon, Seams};
-use crate::logging;
+use crate::model::Kind;
+use crate::{logging, repair};
 
 /// More threads than this only cost memory: the work is small and mostly waits.
 const MOST_WORKERS: usize = 4;
@@ -42,6 +43,15 @@ pub async fn serve(config: Config, seams: Seams) -> Result<()> {
     let daemon = Daemon::build(config, seams).await?;
     say_ready(daemon.ready_line())?;
     daemon.run(shutdown).await
+}
+
+/// Mends the store instead of serving, and prints what was done.
+///
+/// # Errors
+/// As [`repair::run`].
+pub fn mend(config: &Config, kind: Kind) -> Result<()> {
+    let repaired = repair::run(config, kind)?;
+    writeln!(std::io::stdout(), "{repaired}").context("cannot print what was done")
 }
 
 /// Prints the line that a program waits for.

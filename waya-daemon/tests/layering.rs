@@ -25,7 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The only wiring.
     ("account", &["*"]),
     ("daemon", &["*"]),
-    ("process", &["config", "daemon", "logging"]),
+    ("repair", &["config", "data_dir", "model", "store"]),
+    ("process", &["config", "daemon", "logging", "model", "repair"]),
     ("main", &["*"]),
     ("lib", &["*"]),
 ];

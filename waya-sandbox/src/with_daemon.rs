@@ -32,6 +32,9 @@ pub fn run(mut args: DaemonArgs) -> Result<()> {
     let temporary = choose_folder(&mut args)?;
     let config = Config::load(&args.common, config::variables()?)?;
     process::prepare(&config);
+    if args.common.repair {
+        return process::mend(&config, Kind::Sandbox);
+    }
     process::runtime()?.block_on(serve(config, &args, temporary.is_some()))
 }
 

@@ -88,7 +88,10 @@ pub enum OpenError {
 
 fn advice(snapshot: Option<&PathBuf>) -> String {
     snapshot.map_or_else(
-        || "there is no snapshot to restore: move the folder away to start empty".to_owned(),
-        |path| format!("restore the newest snapshot {} with `waya doctor --repair`", path.display()),
+        || "there is no snapshot; start once with --repair to keep what can still be read".to_owned(),
+        |path| {
+            let path = path.display();
+            format!("start once with --repair to restore the newest snapshot {path} and what can still be read")
+        },
     )
 }

@@ -2,11 +2,13 @@
 //!
 //! Nothing is thrown away: the damaged database is moved aside.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{CWD, RenameFlags};
 use sled::IVec;
 
 use super::bodies::Bodies;
@@ -29,7 +31,7 @@ const CHUNK: usize = 1_000;
 /// No frame is longer.
 const MAX_FRAME: u32 = 1 << 30;
 
-/// What was done to a store.
+/// What was done to a store; in words for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repaired {
     /// Nothing: it opens.
@@ -43,6 +45,24 @@ pub enum Repaired {
         /// Where the damaged database was moved to.
         set_aside: PathBuf,
     },
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Restored { snapshot, salvaged, set_aside } = self else {
+            return f.write_str("the store is sound; nothing was changed");
+        };
+        match snapshot {
+            Some(path) => write!(f, "the store was restored from the snapshot {}", path.display())?,
+            None => f.write_str("there was no snapshot; the store begins anew")?,
+        }
+        write!(
+            f,
+            ", {salvaged} records were taken from the damaged database, which now lies in {}; \
+             remove that when nothing is missing",
+            set_aside.display()
+        )
+    }
 }
 
 /// Makes a store that does not open usable again, with as much as can be had. Blocks.
@@ -226,8 +246,13 @@ fn swap(dir: &Path, fresh: &Path) -> io::Result<PathBuf> {
     let database = dir.join("db");
     let free = (1..=u16::MAX).map(|n| dir.join(format!("db.damaged-{n}"))).find(|path| !path.exists());
     let set_aside = free.ok_or_else(|| io::Error::other("no name is free for the damaged database"))?;
-    fs::rename(&database, &set_aside)?;
-    fs::rename(fresh, &database)?;
+    // At no moment is there none of the two in its place, where the file system can do that.
+    if rustix::fs::renameat_with(CWD, fresh, CWD, &database, RenameFlags::EXCHANGE).is_ok() {
+        fs::rename(fresh, &set_aside)?;
+    } else {
+        fs::rename(&database, &set_aside)?;
+        fs::rename(fresh, &database)?;
+    }
     File::open(dir)?.sync_all()?;
     Ok(set_aside)
 }
