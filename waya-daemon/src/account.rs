@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,10 @@ use crate::store::sled::{self, OpenOptions};
 
 /// How long the connection may take to close.
 const SESSION_CLOSES_WITHIN: Duration = Duration::from_secs(3);
+/// So much of a stop is left for the session and what it tells, however long the queue takes.
+const KEPT_FOR_THE_SESSION: Duration = Duration::from_secs(2);
+/// How long the store may take to close.
+const STORE_CLOSES_WITHIN: Duration = Duration::from_secs(1);
 /// How long the last of what it told may take to be written.
 const DISPATCH_ENDS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -84,21 +89,28 @@ impl Account {
         Ok(Self { store, settings, session, queue, bus, store_handle, stop, tasks, dispatch })
     }
 
-    /// Lets what is on its way come to an end, closes the connection, and flushes.
-    pub(crate) async fn close(self) {
+    /// Lets what is on its way come to an end and closes the connection, by `deadline`; then closes the store.
+    pub(crate) async fn close(self, deadline: Instant) {
         let Self { session, store_handle, stop, tasks, dispatch: (dispatch, last_call), .. } = self;
         stop.cancel();
         tasks.close();
-        tasks.wait().await;
-        if tokio::time::timeout(SESSION_CLOSES_WITHIN, session.shutdown()).await.is_err() {
+        if tokio::time::timeout_at(deadline - KEPT_FOR_THE_SESSION, tasks.wait()).await.is_err() {
+            tracing::warn!("the queue did not stop in time; what was on its way is put back at the next start");
+        }
+        let session_deadline = (Instant::now() + SESSION_CLOSES_WITHIN).min(deadline - DISPATCH_ENDS_WITHIN);
+        if tokio::time::timeout_at(session_deadline, session.shutdown()).await.is_err() {
             tracing::warn!("the connection to WhatsApp did not close in time");
         }
         last_call.cancel();
         if tokio::time::timeout(DISPATCH_ENDS_WITHIN, dispatch).await.is_err() {
             tracing::warn!("the last words of the connection are not written down");
         }
-        if let Err(error) = tokio::task::spawn_blocking(move || store_handle.close()).await {
-            tracing::error!(%error, "the store did not close cleanly");
+        let closing = tokio::task::spawn_blocking(move || store_handle.close());
+        match tokio::time::timeout(STORE_CLOSES_WITHIN, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the store did not close cleanly"),
+            // All that was answered is on disk.
+            Err(_) => tracing::warn!("the store did not close in time"),
         }
     }
 }

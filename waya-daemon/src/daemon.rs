@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use waya_proto::paths;
 
@@ -19,8 +20,10 @@ use crate::model::Kind;
 use crate::session::WhatsApp;
 use crate::{grpc, http};
 
-/// How long requests under way may take once the daemon stops; the whole stop takes 10 s at most.
+/// How long requests under way may take once the daemon stops.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(2);
+/// How long all of a stop may take but for closing the store; the process is to be gone within 10 s.
+const STOPS_WITHIN: Duration = Duration::from_secs(8);
 
 /// What is not the same in every process; the plain daemon takes the defaults.
 #[derive(Debug, Clone)]
@@ -140,6 +143,7 @@ impl Daemon {
             ended = &mut grpc => Some(ended),
         };
         tracing::info!("stopping");
+        let deadline = Instant::now() + STOPS_WITHIN;
         stopping.cancel();
         let served = match broken {
             Some(ended) => Some(ended),
@@ -147,9 +151,9 @@ impl Daemon {
             None => tokio::time::timeout(REQUESTS_END_WITHIN, grpc).await.ok(),
         };
         if let Some(http) = http {
-            let _ = http.await;
+            let _ = tokio::time::timeout_at(deadline, http).await;
         }
-        account.close().await;
+        account.close(deadline).await;
         drop(data_dir);
         served.transpose()?.transpose()?;
         Ok(())

@@ -19,5 +19,5 @@ fn start(args: &DaemonArgs) -> anyhow::Result<()> {
     if args.common.repair {
         return process::mend(&config, Seams::default().kind);
     }
-    process::runtime()?.block_on(process::serve(config, Seams::default()))
+    process::run(process::serve(config, Seams::default()))
 }

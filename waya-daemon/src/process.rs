@@ -2,12 +2,14 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::daemon::{Daemon, Seams};
@@ -16,6 +18,10 @@ use crate::{logging, repair};
 
 /// More threads than this only cost memory: the work is small and mostly waits.
 const MOST_WORKERS: usize = 4;
+/// How long a start that is called off may take to close what it had opened.
+const BUILD_ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// How long threads that block may take at the very end.
+const THREADS_END_WITHIN: Duration = Duration::from_millis(500);
 
 /// What must be so before anything else runs: logs, and the one crypto provider.
 pub fn prepare(config: &Config) {
@@ -24,11 +30,18 @@ pub fn prepare(config: &Config) {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The runtime everything runs on.
+/// Runs the whole of a process on a runtime of its own. What still blocks a thread at the end does not keep the process.
 ///
 /// # Errors
-/// When the system gives no threads.
-pub fn runtime() -> Result<Runtime> {
+/// Those of `work`, or when the system gives no threads.
+pub fn run(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(work);
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
+    ended
+}
+
+fn runtime() -> Result<Runtime> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(workers).enable_all().build().context("cannot start the runtime")
@@ -40,9 +53,27 @@ pub fn runtime() -> Result<Runtime> {
 /// As [`Daemon::build`] and [`Daemon::run`].
 pub async fn serve(config: Config, seams: Seams) -> Result<()> {
     let shutdown = on_signal()?;
-    let daemon = Daemon::build(config, seams).await?;
+    let Some(daemon) = build(config, seams, &shutdown).await? else { return Ok(()) };
     say_ready(daemon.ready_line())?;
     daemon.run(shutdown).await
+}
+
+/// Builds a daemon; `None` when it was told to stop before that was done.
+///
+/// # Errors
+/// As [`Daemon::build`].
+pub async fn build(config: Config, seams: Seams, shutdown: &CancellationToken) -> Result<Option<Daemon>> {
+    let mut building = AbortOnDropHandle::new(tokio::spawn(Daemon::build(config, seams)));
+    tokio::select! {
+        built = &mut building => return built?.map(Some),
+        () = shutdown.cancelled() => tracing::info!("stopping before the start was done"),
+    }
+    building.abort();
+    // What it had opened is closed with it.
+    match tokio::time::timeout(BUILD_ENDS_WITHIN, building).await {
+        Ok(Ok(built)) => built.map(Some),
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
 }
 
 /// Mends the store instead of serving, and prints what was done.

@@ -15,7 +15,7 @@ pub fn start(args: ServeArgs) -> Result<()> {
     let filter = EnvFilter::try_from_env("WAYA_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = args.world.sandbox(args.data_dir);
-    process::runtime()?.block_on(run(config))
+    process::run(run(config))
 }
 
 async fn run(config: SandboxConfig) -> Result<()> {

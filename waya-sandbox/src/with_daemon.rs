@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use waya_daemon::config::{self, Config};
-use waya_daemon::daemon::{Daemon, Seams};
+use waya_daemon::daemon::Seams;
 use waya_daemon::data_dir::DataDir;
 use waya_daemon::model::Kind;
 use waya_daemon::process;
@@ -35,7 +35,7 @@ pub fn run(mut args: DaemonArgs) -> Result<()> {
     if args.common.repair {
         return process::mend(&config, Kind::Sandbox);
     }
-    process::runtime()?.block_on(serve(config, &args, temporary.is_some()))
+    process::run(serve(config, &args, temporary.is_some()))
 }
 
 /// Without a data folder of the user's: a fresh one with a socket of its own, both gone at the end.
@@ -99,17 +99,14 @@ async fn daemon(
     control: Arc<dyn SandboxControl>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let daemon = Daemon::build(
-        config,
-        Seams {
-            kind: Kind::Sandbox,
-            whatsapp_url: Some(place.address.to_owned()),
-            push_name: Some(OWN_NAME.to_owned()),
-            services: Some(Routes::new(Grpc::server(control.clone()))),
-            ..Seams::default()
-        },
-    )
-    .await?;
+    let seams = Seams {
+        kind: Kind::Sandbox,
+        whatsapp_url: Some(place.address.to_owned()),
+        push_name: Some(OWN_NAME.to_owned()),
+        services: Some(Routes::new(Grpc::server(control.clone()))),
+        ..Seams::default()
+    };
+    let Some(daemon) = process::build(config, seams, &shutdown).await? else { return Ok(()) };
     let session = daemon.session();
     let scanning = tokio::spawn(own::scan_codes(session.clone(), control));
     // Not an error: the daemon says by itself what is wrong with its link.
