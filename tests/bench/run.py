@@ -48,6 +48,16 @@ class Process:
         fields = open(f"/proc/{self.pid}/stat").read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
+    def threads(self):
+        """CPU seconds by the threads' names, numbers left out."""
+        used = {}
+        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
+            name, fields = re.match(r"\d+ \((.*)\) (.*)", (task / "stat").read_text(), re.S).groups()
+            fields = fields.split()
+            name = re.sub(r"-\d+$", "", name)
+            used[name] = used.get(name, 0) + (int(fields[11]) + int(fields[12])) / TICKS
+        return used
+
     def rss(self):
         return int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{self.pid}/status").read())[1]) / 1024
 
@@ -141,31 +151,77 @@ def call(base, key, path, body=None):
         return json.load(answer)
 
 
-def sandbox(folder, env=None):
-    return Process([waya("waya-sandbox"), "--data-dir", str(folder), "--socket", f"{folder}/s", "--http", "127.0.0.1:0"],
-                   env={"WAYA_QUEUE_DELAY": "0", "WAYA_QUEUE_JITTER": "0", **(env or {})})
+class Pair:
+    """Emulator and people in one process, the daemon in another, linked and without a pace."""
 
+    def __init__(self, temp):
+        self.emulator = Process([waya("waya-sandbox"), "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{temp}/e"])
+        self.daemon = Process([waya("waya-sandbox"), "--connect", self.emulator.ready["whatsapp"], "--data-dir", f"{temp}/d",
+                               "--socket", f"{temp}/s", "--http", "127.0.0.1:0"],
+                              env={"WAYA_QUEUE_DELAY": "0", "WAYA_QUEUE_JITTER": "0"})
+        self.key = open(f"{temp}/d/api-key").read().strip()
+        self.base = f"http://{self.daemon.ready['http']}"
+        while self.call("/api/session")["state"] != "connected":
+            time.sleep(0.1)
 
-def deliver(count=2000):
-    with tempfile.TemporaryDirectory(dir=TARGET) as temp, sandbox(f"{temp}/d") as process:
-        key = open(f"{temp}/d/api-key").read().strip()
-        base = f"http://{process.ready['http']}"
-        people = json.load(urllib.request.urlopen(process.ready["admin"] + "/people"))["people"]
-        numbers = [person["number"] for person in people]
-        for number in numbers:  # sessions and registration checks are made once
-            first = call(base, key, "/api/send-message", {"number": number, "message": "hello"})
-            call(base, key, f"/api/message-status/{first['id']}?wait=sent&timeout=60")
-        before, start = process.cpu(), time.perf_counter()
-        answer = call(base, key, "/api/send-message", {"messages": [
+    def call(self, path, body=None):
+        return call(self.base, self.key, path, body)
+
+    def send(self, numbers, count):
+        """Has `count` texts accepted and waits until all are acknowledged."""
+        answer = self.call("/api/send-message", {"messages": [
             {"number": numbers[i % len(numbers)], "message": f"message {i}"} for i in range(count)]})
-        accepted = time.perf_counter() - start
-        while call(base, key, "/api/queue?limit=1")["pending"] + call(base, key, "/api/queue?limit=1")["sending"] > 0:
+        accepted = time.perf_counter()
+        while True:
+            queue = self.call("/api/queue?limit=1")
+            if queue["pending"] + queue["sending"] == 0:
+                return answer["messages"], accepted
             time.sleep(0.02)
-        took = time.perf_counter() - start
-        statuses = {call(base, key, f"/api/message-status/{m['id']}")["status"] for m in answer["messages"][::97]}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.daemon.__exit__()
+        self.emulator.__exit__()
+
+
+def deliver(count=2000, traced=200):
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp, Pair(temp) as pair:
+        numbers = [person["number"] for person in json.load(urllib.request.urlopen(pair.emulator.ready["admin"] + "/people"))["people"]]
+        pair.send(numbers, len(numbers))  # sessions and registration checks are made once
+        one = []
+        for i in range(30):
+            begun = time.perf_counter()
+            sent = pair.call("/api/send-message", {"number": numbers[0], "message": f"one {i}"})
+            pair.call(f"/api/message-status/{sent['id']}?wait=sent&timeout=60")
+            one.append((time.perf_counter() - begun) * 1e3)
+        before, threads, people, begun = pair.daemon.cpu(), pair.daemon.threads(), pair.emulator.cpu(), time.perf_counter()
+        messages, accepted = pair.send(numbers, count)
+        took = time.perf_counter() - begun
+        used = pair.daemon.threads()
+        statuses = {pair.call(f"/api/message-status/{m['id']}")["status"] for m in messages[::97]}
         print(f"\ndelivered through the emulator, queue.delay = 0, {count} texts to {len(numbers)} people")
-        print(f"  accepted after {accepted * 1e3:.0f} ms, all acknowledged after {took:.2f} s: {count / took:.0f} messages/s, sampled statuses {statuses}")
-        print(f"  CPU of daemon, emulator and people together: {(process.cpu() - before) * 1e6 / count:.0f} us a message")
+        print(f"  one at a time, POST to server ack: median {statistics.median(one):.1f} ms")
+        print(f"  accepted after {(accepted - begun) * 1e3:.0f} ms, all acknowledged after {took:.2f} s: {count / took:.0f} messages/s, sampled statuses {statuses}")
+        print(f"  CPU: daemon {(pair.daemon.cpu() - before) * 1e6 / count:.0f} us a message, emulator and people {(pair.emulator.cpu() - people) * 1e6 / count:.0f} us a message")
+        print("  CPU of the daemon's threads, us a message:",
+              {name: round((cpu - threads.get(name, 0)) * 1e6 / count) for name, cpu in sorted(used.items(), key=lambda kv: -kv[1]) if cpu > threads.get(name, 0)})
+        trace = f"{temp}/trace"
+        tracer = subprocess.Popen(["strace", "-f", "-y", "-T", "-e", "trace=fsync,fdatasync", "-o", trace, "-p", str(pair.daemon.pid)], stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        pair.send(numbers, traced)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait()
+        syncs = {}
+        for line in open(trace):
+            found = re.search(r"f(?:data)?sync\(\d+<([^>]+)>\).*<([\d.]+)>", line)
+            if found:
+                name = "/".join(found[1].split("/")[-2:]).replace("d/", "", 1)
+                times, seconds = syncs.get(name, (0, 0.0))
+                syncs[name] = (times + 1, seconds + float(found[2]))
+        print(f"  fsyncs of {traced} messages, by file (times a message, ms a message):",
+              {name: (round(times / traced, 2), round(seconds * 1e3 / traced, 2)) for name, (times, seconds) in syncs.items()})
 
 
 def cli(runs=40):
@@ -202,32 +258,31 @@ def start(stored=10_000):
 
 
 def idle(seconds=60):
-    with tempfile.TemporaryDirectory(dir=TARGET) as temp:
-        with Process([waya("waya-sandbox"), "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{temp}/e"]) as emulator:
-            command = [waya("waya-sandbox"), "--connect", emulator.ready["whatsapp"], "--data-dir", f"{temp}/d",
-                       "--socket", f"{temp}/s", "--http", "127.0.0.1:0"]
-            with Process(command) as process:
-                key = open(f"{temp}/d/api-key").read().strip()
-                base = f"http://{process.ready['http']}"
-                while call(base, key, "/api/session")["state"] != "connected":
-                    time.sleep(0.1)
-                time.sleep(10)
-                print(f"\nconnected idle daemon: {process.rss():.1f} MiB RSS")
-                trace = f"{temp}/trace"
-                tracer = subprocess.Popen(["strace", "-f", "-tt", "-o", trace, "-p", str(process.pid)], stderr=subprocess.DEVNULL)
-                time.sleep(seconds)
-                tracer.send_signal(signal.SIGINT)
-                tracer.wait()
-                calls = [line.split(None, 2)[2] for line in open(trace) if len(line.split(None, 2)) == 3]
-                names = {}
-                for line in calls:
-                    name = re.match(r"(?:<\.\.\. )?(\w+)", line)
-                    if name and "unfinished" not in line:
-                        names[name[1]] = names.get(name[1], 0) + 1
-                waits = [line for line in calls if re.match(r"(?:<\.\.\. )?(epoll_wait|epoll_pwait2?|futex|clock_nanosleep|restart_syscall)", line) and "= " in line]
-                woken = [line for line in waits if not re.search(r"= -1|= \?", line)]
-                print(f"  in {seconds} s under strace: {len(calls)} lines, returns from waiting {len(woken)}; calls {dict(sorted(names.items(), key=lambda kv: -kv[1])[:12])}")
-                print(f"  RSS after: {process.rss():.1f} MiB")
+    with tempfile.TemporaryDirectory(dir=TARGET) as temp, Pair(temp) as pair:
+        process = pair.daemon
+        time.sleep(10)
+        print(f"\nconnected idle daemon: {process.rss():.1f} MiB RSS")
+        before = process.cpu()
+        trace = f"{temp}/trace"
+        tracer = subprocess.Popen(["strace", "-f", "-o", trace, "-p", str(process.pid)], stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        names = {int(task.name): re.sub(r"-\d+$", "", (task / "comm").read_text().strip())
+                 for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir()}
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait()
+        woken, calls = {}, {}
+        for line in open(trace):
+            found = re.match(r"(\d+)\s+(<\.\.\. )?(\w+)", line)
+            if not found or "unfinished" in line:
+                continue
+            thread = names.get(int(found[1]), "gone")
+            # A thread that waits comes back once; a futex that wakes others and a poll that does not wait are none.
+            waits = found[3] in ("epoll_wait", "epoll_pwait", "epoll_pwait2", "clock_nanosleep", "restart_syscall", "poll")
+            if found[2] and (waits or found[3] == "futex") or "FUTEX_WAIT" in line or waits and ", 0) = " not in line:
+                woken[thread] = woken.get(thread, 0) + 1
+            calls[found[3]] = calls.get(found[3], 0) + 1
+        print(f"  wake-ups in {seconds} s, by thread: {dict(sorted(woken.items(), key=lambda kv: -kv[1]))}")
+        print(f"  system calls: {dict(sorted(calls.items(), key=lambda kv: -kv[1])[:10])}; CPU {(process.cpu() - before) * 1e3:.0f} ms (traced)")
 
 
 def sizes():
