@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use waya_tests::{BUDI, Binary, Options, World, until, world};
 
@@ -18,6 +18,12 @@ const MIB: u64 = 1 << 20;
 /// More than any disk has.
 fn no_room() -> Options {
     Options::default().env("WAYA_STORE_MIN_FREE", "1048576GiB")
+}
+
+/// The same request every time it is made.
+async fn send_once(world: &World) -> Result<(StatusCode, Value)> {
+    let request = world.api.request(Method::POST, "/api/send-message").header("Idempotency-Key", "once");
+    waya_tests::http::answer(request.json(&json!({"number": BUDI, "message": "once"}))).await
 }
 
 async fn send(world: &World) -> Result<(StatusCode, Value)> {
@@ -48,9 +54,12 @@ async fn below_the_watermark_nothing_new_is_taken_and_what_was_stays() -> Result
     ensure!(takes_work(&world).await?, "it is not ready on a disk with room");
     ensure!(world.waya(&["queue", "pause"])?.status.success());
     let id = world.accept(BUDI, "old").await?;
+    let (status, accepted) = send_once(&world).await?;
+    assert_eq!(status, StatusCode::ACCEPTED, "{accepted}");
     let before = world.message(&id).await?;
     world.restart_with(no_room())?;
     refuses(&world).await?;
+    assert_eq!(send_once(&world).await?, (status, accepted), "a repeat is no new message");
     assert_eq!(world.message(&id).await?, before);
     assert_eq!(world.waya(&["send", BUDI, "new"])?.status.code(), Some(1));
     // What was accepted goes out all the same.

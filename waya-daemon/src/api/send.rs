@@ -2,15 +2,13 @@
 
 use std::collections::HashSet;
 
-use serde_json::json;
-
 use super::idempotency::{self, MAX_KEY_CHARS, key_hash};
 use super::recipients::{Form, Target};
 use super::view::{AcceptedView, SendAnswer};
 use super::{Api, ApiError};
 use crate::model::{Lane, Source, Status, Timestamp};
 use crate::queue::{Accepted, Draft, Placed};
-use crate::store::Idempotency;
+use crate::store::{Enqueued, Idempotency};
 
 /// The most recipients of one request.
 pub const MAX_RECIPIENTS: usize = 10_000;
@@ -106,29 +104,6 @@ pub struct IdempotencyKey {
     pub body: [u8; 32],
 }
 
-impl IdempotencyKey {
-    /// For a door whose requests do not come as JSON: what counts is what the request says.
-    #[must_use]
-    pub fn of(key: String, request: &SendRequest) -> Self {
-        let one = |number: &str, message: &str, reference_id: Option<&str>| json!([number, message, reference_id]);
-        let content = match &request.content {
-            Content::One { number, message } => json!({ "one": one(number, message, None) }),
-            Content::Many { recipients, message } => json!({ "many": recipients, "message": message }),
-            Content::Each(messages) => {
-                let each = messages.iter().map(|each| one(&each.number, &each.message, each.reference_id.as_deref()));
-                json!({ "each": each.collect::<Vec<_>>() })
-            }
-        };
-        let body = json!({
-            "content": content,
-            "reference_id": request.reference_id,
-            "priority": format!("{:?}", request.priority),
-            "scheduled_at": request.scheduled_at,
-        });
-        Self { key, body: idempotency::body_hash(&body) }
-    }
-}
-
 impl Default for Content {
     fn default() -> Self {
         Self::Each(Vec::new())
@@ -154,7 +129,15 @@ impl Api {
     /// # Errors
     /// One bad recipient, text or field refuses the whole request; so do a used idempotency key and the store.
     pub async fn send(&self, request: SendRequest, source: Source) -> Result<SendAnswer, ApiError> {
-        let idempotency = request.idempotency.map(|given| self.idempotency(&given, source)).transpose()?;
+        let idempotency = request.idempotency.as_ref().map(|given| self.idempotency(given, source)).transpose()?;
+        if let Some(asked) = idempotency.as_ref().filter(|_| !request.dry_run) {
+            match self.0.store.outbox.known(asked).await? {
+                // Whatever has changed since: a repeat is not asked for anything.
+                Some(Enqueued::Repeat(placed)) => return self.again(request, placed).await,
+                Some(Enqueued::Conflict) => return Err(ApiError::IdempotencyConflict),
+                Some(Enqueued::Fresh) | None => {}
+            }
+        }
         let (form, mut targets) = self.resolve(request.content, request.reference_id)?;
         self.prefer_phones(&mut targets).await?;
         self.admit(form, &targets)?;
@@ -178,6 +161,20 @@ impl Api {
             }
             Accepted::Repeat(placed) => self.accepted_before(placed).await?,
             Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
+        };
+        Ok(answer(messages, duplicates, false))
+    }
+
+    /// The answer to a repeat of a request that was accepted as `placed`.
+    async fn again(&self, request: SendRequest, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
+        let messages = self.accepted_before(placed).await?;
+        let duplicates = match self.resolve(request.content, request.reference_id) {
+            Ok((Form::Many, mut targets)) => {
+                self.prefer_phones(&mut targets).await?;
+                sift(&mut targets)
+            }
+            // What makes a recipient may have changed; what was queued then has not.
+            Ok(_) | Err(_) => Vec::new(),
         };
         Ok(answer(messages, duplicates, false))
     }

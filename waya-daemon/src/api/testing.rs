@@ -44,6 +44,13 @@ struct Rows {
     values: HashMap<(String, String), Vec<u8>>,
 }
 
+impl Rows {
+    fn known(&self, asked: &Idempotency) -> Option<Enqueued> {
+        let (old, placed) = self.idempotency.iter().find(|(old, _)| old.key == asked.key)?;
+        Some(if old.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict })
+    }
+}
+
 impl Memory {
     fn rows(&self) -> Result<MutexGuard<'_, Rows>, StoreError> {
         if self.down.load(Ordering::Relaxed) {
@@ -83,8 +90,8 @@ impl Outbox for Memory {
         tokio::task::yield_now().await;
         let mut rows = self.rows()?;
         if let Some(new) = batch.idempotency {
-            if let Some((old, placed)) = rows.idempotency.iter().find(|(old, _)| old.key == new.key) {
-                return Ok(if old.body == new.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict });
+            if let Some(known) = rows.known(&new) {
+                return Ok(known);
             }
             let ids = batch.messages.iter().map(|message| message.id);
             let placed = ids.zip(&new.positions).map(|(id, position)| Placed { id, position: *position }).collect();
@@ -92,6 +99,10 @@ impl Outbox for Memory {
         }
         rows.messages.extend(batch.messages.into_iter().map(Message::from));
         Ok(Enqueued::Fresh)
+    }
+
+    async fn known(&self, asked: &Idempotency) -> Result<Option<Enqueued>, StoreError> {
+        Ok(self.rows()?.known(asked))
     }
 
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {

@@ -17,6 +17,11 @@ fn one(number: &str, message: &str) -> SendRequest {
     SendRequest { content, ..SendRequest::default() }
 }
 
+/// One key, and what the request's body was.
+fn key(body: u8) -> IdempotencyKey {
+    IdempotencyKey { key: "k".to_owned(), body: [body; 32] }
+}
+
 #[tokio::test]
 async fn the_first_start_makes_a_key_that_later_ones_keep() {
     let (_, store) = memory();
@@ -81,11 +86,7 @@ async fn a_person_by_lid_is_the_contact_of_their_phone() {
 #[tokio::test]
 async fn a_repeat_hears_the_first_answer_though_the_message_is_gone_from_the_queue() {
     let world = World::new().await;
-    let request = || {
-        let mut request = one("6281200000002", "Halo");
-        request.idempotency = Some(IdempotencyKey::of("k".to_owned(), &request));
-        request
-    };
+    let request = || SendRequest { idempotency: Some(key(1)), ..one("6281200000002", "Halo") };
     world.api.send(one("6281200000003", "before"), Source::Cli).await.unwrap();
     let first = world.api.send(request(), Source::Cli).await.unwrap();
     assert_eq!(first.messages[0].position, 2);
@@ -93,9 +94,14 @@ async fn a_repeat_hears_the_first_answer_though_the_message_is_gone_from_the_que
     world.change(id, Change::Claim).await;
     world.change(id, Change::Acked).await;
     assert_eq!(world.api.send(request(), Source::Cli).await.unwrap(), first);
-    let mut other = request();
-    other.scheduled_at = Some(world.clock.now());
-    other.idempotency = Some(IdempotencyKey::of("k".to_owned(), &other));
+    // A repeat is no new message: the allow-list has no say in it.
+    world.settings.set("allowed_numbers", Some("6281200000009")).await.unwrap();
+    assert_eq!(world.api.send(request(), Source::Cli).await.unwrap(), first);
+    let refused = world.api.send(one("6281200000002", "Halo"), Source::Cli).await.unwrap_err();
+    assert_eq!(refused.code(), "recipient_not_allowed");
+    let other = SendRequest { idempotency: Some(key(2)), ..request() };
+    assert!(matches!(world.api.send(other.clone(), Source::Cli).await, Err(ApiError::IdempotencyConflict)));
+    world.settings.set("allowed_numbers", None).await.unwrap();
     assert!(matches!(world.api.send(other, Source::Cli).await, Err(ApiError::IdempotencyConflict)));
     // The same key at the other door is another one.
     assert_ne!(world.api.send(request(), Source::Api).await.unwrap().id, first.id);

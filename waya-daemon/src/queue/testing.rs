@@ -23,7 +23,9 @@ use crate::model::{
 use crate::session::fake::FakeWhatsApp;
 use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 use crate::settings::Snapshot;
-use crate::store::{Batch, Changed, Counts, Enqueued, Keep, ListFilter, OpenMessage, Outbox, Store, StoreError};
+use crate::store::{
+    Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, Store, StoreError,
+};
 
 pub(super) struct World {
     pub(super) memory: Arc<Memory>,
@@ -349,6 +351,10 @@ impl Outbox for Shaky {
 
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         self.call(Call::Enqueue, self.inner.enqueue(batch)).await
+    }
+
+    async fn known(&self, asked: &Idempotency) -> Result<Option<Enqueued>, StoreError> {
+        self.inner.known(asked).await
     }
 
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {

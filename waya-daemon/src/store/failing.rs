@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Journal, Keep, KeyValues, ListFilter, OpenMessage, Outbox,
-    Page, Store, StoreError,
+    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
+    OpenMessage, Outbox, Page, Store, StoreError,
 };
 use crate::model::{Change, Cursor, EventBody, Incoming, Message, MessageId, Timestamp, WhatsAppId};
 
@@ -102,6 +102,10 @@ impl Outbox for Failing {
 
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError> {
         through!(self, outbox.enqueue(batch))
+    }
+
+    async fn known(&self, asked: &Idempotency) -> Result<Option<Enqueued>, StoreError> {
+        through!(self, outbox.known(asked))
     }
 
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {

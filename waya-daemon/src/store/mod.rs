@@ -187,6 +187,9 @@ pub trait Outbox: Debug + Send + Sync {
     fn accepts(&self) -> Result<(), StoreError>;
     /// Accepts a batch in one transaction. Ids in the batch are greater than all before.
     async fn enqueue(&self, batch: Batch) -> Result<Enqueued, StoreError>;
+    /// What a batch with this key would hear without being queued: [`Enqueued::Repeat`], [`Enqueued::Conflict`], or
+    /// nothing when the key is new.
+    async fn known(&self, asked: &Idempotency) -> Result<Option<Enqueued>, StoreError>;
     /// Applies `change` to one row in one transaction, with its event in the journal when status or ack changed
     /// (claims and put-backs are not journalled).
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError>;

@@ -29,8 +29,8 @@ impl Model {
     /// As [`crate::store::Outbox::enqueue`].
     pub fn enqueue(&mut self, batch: &Batch) -> Enqueued {
         if let Some(asked) = &batch.idempotency {
-            if let Some((known, placed)) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at) {
-                return if known.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict };
+            if let Some(known) = self.known(asked) {
+                return known;
             }
             let ids = batch.messages.iter().map(|message| message.id);
             let placed = ids.zip(&asked.positions).map(|(id, position)| Placed { id, position: *position }).collect();
@@ -38,6 +38,12 @@ impl Model {
         }
         self.messages.extend(batch.messages.iter().map(|new| (new.id, Message::from(new.clone()))));
         Enqueued::Fresh
+    }
+
+    /// As [`crate::store::Outbox::known`].
+    pub fn known(&self, asked: &Idempotency) -> Option<Enqueued> {
+        let (known, placed) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at)?;
+        Some(if known.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict })
     }
 
     /// As [`crate::store::Outbox::change`].

@@ -62,8 +62,12 @@ pub async fn a_batch_is_accepted_in_order(store: &Store) {
 pub async fn a_repeat_queues_nothing(store: &Store) {
     let first = message("Halo", at(1));
     let ids = [first.id];
+    assert_eq!(store.outbox.known(&idempotency(1, 1, 1)).await, Ok(None));
     let batch = Batch { messages: vec![first], idempotency: Some(idempotency(1, 1, 1)) };
-    assert_eq!(store.outbox.enqueue(batch).await, Ok(Enqueued::Fresh));
+    assert_eq!(store.outbox.enqueue(batch).await, Ok(Enqueued::Fresh), "asking remembers nothing");
+    assert_eq!(store.outbox.known(&idempotency(1, 1, 2)).await, Ok(Some(placed(&ids))));
+    assert_eq!(store.outbox.known(&idempotency(1, 2, 2)).await, Ok(Some(Enqueued::Conflict)));
+    assert_eq!(store.outbox.known(&idempotency(2, 1, 2)).await, Ok(None));
     let again = Batch { messages: vec![message("Halo", at(2))], idempotency: Some(idempotency(1, 1, 2)) };
     assert_eq!(store.outbox.enqueue(again).await, Ok(placed(&ids)));
     assert_eq!(store.outbox.counts().await.unwrap().pending, 1);
@@ -82,6 +86,7 @@ pub async fn another_body_under_the_same_key_is_a_conflict(store: &Store) {
 pub async fn a_forgotten_key_is_fresh_again(store: &Store) {
     for (seconds, fresh) in [(1, true), (100, false), (102, true)] {
         let asked = idempotency(1, 1, seconds);
+        assert_eq!(store.outbox.known(&asked).await.unwrap().is_none(), fresh, "after {seconds} s");
         let batch = Batch { messages: vec![message("a", at(seconds))], idempotency: Some(asked) };
         let answer = store.outbox.enqueue(batch).await.unwrap();
         assert_eq!(answer == Enqueued::Fresh, fresh, "after {seconds} s: {answer:?}");
@@ -95,6 +100,7 @@ pub async fn a_large_request_is_repeated_whole(store: &Store) {
     let batch = Batch { messages, idempotency: Some(asked) };
     assert_eq!(store.outbox.enqueue(batch).await, Ok(Enqueued::Fresh));
     let again = Batch { messages: vec![message("promo", at(2))], idempotency: Some(idempotency(1, 1, 2)) };
+    assert_eq!(store.outbox.known(&idempotency(1, 1, 2)).await, Ok(Some(placed(&ids))));
     assert_eq!(store.outbox.enqueue(again).await, Ok(placed(&ids)));
     assert_eq!(store.outbox.counts().await.unwrap().pending, 10_000);
 }

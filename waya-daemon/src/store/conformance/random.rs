@@ -108,6 +108,9 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
                     keep: Duration::from_secs(10),
                     positions: (1..=u64::try_from(messages.len()).unwrap()).collect(),
                 });
+                if let Some(asked) = &idempotency {
+                    assert_eq!(store.outbox.known(asked).await, Ok(model.known(asked)));
+                }
                 let batch = Batch { messages, idempotency };
                 assert_eq!(store.outbox.enqueue(batch.clone()).await, Ok(model.enqueue(&batch)));
             }

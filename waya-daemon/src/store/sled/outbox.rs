@@ -34,6 +34,16 @@ impl Outbox for Rows {
         self.0.commit(move |group| prepared.enqueue(group)).await
     }
 
+    async fn known(&self, asked: &Idempotency) -> Result<Option<Enqueued>, StoreError> {
+        let key = IVec::from(&asked.key);
+        if !self.0.read(|engine| Ok(engine.tree(Tree::Idempotency).contains_key(&key)?))? {
+            return Ok(None);
+        }
+        // What a reader sees may not be on disk yet; what the committer answers is.
+        let asked = asked.clone();
+        self.0.commit(move |group| Ok(remembered(group, &key, &asked)?.1)).await
+    }
+
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {
         let (outcome, record) = self.0.commit(move |group| apply(group, id, &change, now)).await?;
         let stored = match outcome {
@@ -207,14 +217,11 @@ impl Request {
     /// Whether the request is known; otherwise it is from now on.
     fn remember(self, group: &mut Group<'_>) -> Result<Option<Enqueued>, StoreError> {
         let key = IVec::from(&self.asked.key);
-        let there = group.get(Tree::Idempotency, &key)?;
+        let (there, known) = remembered(group, &key, &self.asked)?;
+        if known.is_some() {
+            return Ok(known);
+        }
         if let Some(record) = &there {
-            // One that cannot be read is as good as none: refusing the key for ever would help nobody.
-            let known = group.payload(&key, record)?.and_then(|payload| IdempotencyRecord::read(&payload).ok());
-            if let Some(known) = known.filter(|known| known.until > self.asked.at.as_millis()) {
-                let same = known.body == self.asked.body;
-                return Ok(Some(if same { Enqueued::Repeat(known.placed()) } else { Enqueued::Conflict }));
-            }
             group.unname_payload(&key, record)?;
         }
         if let Some(pin) = self.body {
@@ -302,6 +309,21 @@ fn open_messages(shared: &Shared, engine: &Engine) -> Result<Vec<OpenMessage>, R
         open.push(OpenMessage::from(&message));
     }
     Ok(open)
+}
+
+/// The record of a key, and what it says of a request that comes now.
+fn remembered(
+    group: &mut Group<'_>,
+    key: &IVec,
+    asked: &Idempotency,
+) -> Result<(Option<IVec>, Option<Enqueued>), StoreError> {
+    let Some(record) = group.get(Tree::Idempotency, key)? else { return Ok((None, None)) };
+    // One that cannot be read is as good as none: refusing the key for ever would help nobody.
+    let known = group.payload(key, &record)?.and_then(|payload| IdempotencyRecord::read(&payload).ok());
+    let known = known.filter(|known| known.until > asked.at.as_millis());
+    let answer =
+        known.map(|known| if known.body == asked.body { Enqueued::Repeat(known.placed()) } else { Enqueued::Conflict });
+    Ok((Some(record), answer))
 }
 
 /// A message of a list; one that cannot be read is set aside, reported and counted, and the list goes on.
