@@ -90,7 +90,10 @@ async fn a_lost_record_is_noticed_at_the_start() {
     let refused = open(options(dir.path())).unwrap_err();
     assert!(matches!(&refused, OpenError::Damaged { snapshot: Some(found), .. } if *found == snapshot), "{refused}");
     let text = refused.to_string();
-    assert!(text.contains("1 of 6 records of messages are gone") && text.contains("start once with --repair"), "{text}");
+    assert!(
+        text.contains("1 of 6 records of messages are gone") && text.contains("start once with --repair"),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,160 @@
+//! What became of a message that set off: handed over or not, acknowledged, refused, overdue, settled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{CUT_GRACE, Input, Worker};
+use crate::model::{Change, MessageId, NackReason, Status, WhatsAppId};
+use crate::queue::courier::Courier;
+use crate::queue::flights::Stage;
+use crate::queue::policy::{self, Attempt};
+use crate::queue::settler::{Settle, Settled, Target};
+
+/// After "not connected" from a link that seems to be up, nothing is tried for this long.
+const OFFLINE_REST: Duration = Duration::from_secs(1);
+/// A message that was refused waits this long for WhatsApp to say until when.
+const LOCK_ANSWER_TAKES: Duration = Duration::from_secs(10);
+
+impl Worker {
+    pub(super) fn handed_over(&mut self, id: MessageId) {
+        let now = Instant::now();
+        self.pace.ends(id, true, now, rand::random());
+        let Some(flight) = self.flights.get(id) else { return };
+        // The ack may have been quicker, and the connection may have gone.
+        if flight.stage == Stage::HandingOver {
+            let here = flight.connection == self.connection && self.connected_since.is_some();
+            let ack_timeout = self.settings.borrow().ack_timeout;
+            let stage = if here { Stage::AwaitingAck(now + ack_timeout) } else { Stage::Cut(now + CUT_GRACE) };
+            self.flights.set(id, stage);
+        }
+    }
+
+    pub(super) fn not_handed_over(&mut self, id: MessageId, attempt: &Attempt) {
+        let now = Instant::now();
+        self.pace.ends(id, attempt.may_have_reached(), now, rand::random());
+        if *attempt == Attempt::Offline {
+            self.rest_until = Some(now + OFFLINE_REST);
+        }
+        self.attempt_ended(id, attempt);
+    }
+
+    /// WhatsApp has it: whatever is being done about it, it must not leave again.
+    pub(super) fn heard_of(&mut self, whatsapp_id: WhatsAppId, change: Change) {
+        let Some(id) = self.state.by_whatsapp_id(&whatsapp_id) else {
+            let _ = self.settles.send(Settle { target: Target::Sent(whatsapp_id), change, at: self.now() });
+            return;
+        };
+        self.settle(id, change);
+    }
+
+    pub(super) fn refused(&mut self, whatsapp_id: &WhatsAppId, reason: NackReason) {
+        // A refusal of one that was given up before changes nothing.
+        let Some(id) = self.state.by_whatsapp_id(whatsapp_id) else { return };
+        if reason == NackReason::ReachOutTimelock {
+            self.ask_until_when(id);
+            return;
+        }
+        let attempt = Attempt::Refused(reason);
+        if self.flights.get(id).is_some() {
+            self.attempt_ended(id, &attempt);
+        } else if let change @ Change::Failed { .. } = self.verdict(&attempt, 0) {
+            // It waits for another attempt, which is of no use any more.
+            self.settle(id, change);
+        }
+    }
+
+    /// The refusal does not say how long it holds, and the user wants to know.
+    fn ask_until_when(&mut self, id: MessageId) {
+        if self.flights.get(id).is_none() {
+            self.state.start(id);
+            self.flights.add(id, Stage::Settling, self.connection);
+        }
+        self.flights.set(id, Stage::Settling);
+        let Courier { session, inputs, .. } = self.courier.clone();
+        self.couriers.spawn(async move {
+            let answer = tokio::time::timeout(LOCK_ANSWER_TAKES, session.reach_out_locked_until()).await;
+            let _ = inputs.send(Input::Locked(id, answer.unwrap_or_default()));
+        });
+    }
+
+    /// What runs out of time: acks, and the grace after a lost connection.
+    pub(super) fn run_out_of_time(&mut self) {
+        let overdue = self.flights.overdue(Instant::now());
+        if overdue.iter().any(|(_, stage)| matches!(stage, Stage::AwaitingAck(_))) {
+            self.probe();
+        }
+        for (id, stage) in overdue {
+            if matches!(stage, Stage::Cut(_)) {
+                let cuts = self.state.cut(id);
+                self.attempt_ended(id, &Attempt::Cut(cuts));
+            } else {
+                self.attempt_ended(id, &Attempt::NoAnswer);
+            }
+        }
+    }
+
+    /// A connection that swallows acks may be dead: have it prove that it lives.
+    fn probe(&mut self) {
+        if self.probing.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            let session = Arc::clone(&self.courier.session);
+            let probe = tokio::spawn(async move {
+                session.probe().await;
+            });
+            self.probing = Some(AbortOnDropHandle::new(probe));
+        }
+    }
+
+    fn verdict(&self, attempt: &Attempt, attempts: u32) -> Change {
+        policy::after(attempt, attempts, &self.settings.borrow(), self.now(), rand::random())
+    }
+
+    pub(super) fn attempt_ended(&mut self, id: MessageId, attempt: &Attempt) {
+        let Some(flight) = self.flights.get(id).filter(|flight| flight.stage != Stage::Settling) else { return };
+        let change = self.verdict(attempt, flight.attempts);
+        self.settle(id, change);
+    }
+
+    /// Has the row changed; until that is done the message is on its way, wherever it was.
+    pub(super) fn settle(&mut self, id: MessageId, change: Change) {
+        if self.flights.get(id).is_none() {
+            self.state.start(id);
+            self.flights.add(id, Stage::Settling, self.connection);
+        }
+        self.flights.set(id, Stage::Settling);
+        if let Some(flight) = self.flights.get_mut(id) {
+            flight.open_changes += 1;
+        }
+        let _ = self.settles.send(Settle { target: Target::Row(id), change, at: self.now() });
+    }
+
+    pub(super) fn settled(&mut self, settled: Settled) {
+        let Settled { id, status, retry_at } = settled;
+        match status {
+            Some(Status::Pending | Status::Sending) => {
+                let Some(flight) = self.flights.get_mut(id) else { return };
+                flight.open_changes = flight.open_changes.saturating_sub(1);
+                // With another change under way, that one has the last word.
+                if flight.stage == Stage::Settling && flight.open_changes == 0 {
+                    self.flights.remove(id);
+                    self.state.put_back(id, retry_at, self.now());
+                }
+            }
+            // A receipt or a late ack may finish one that is on its way, or in the line.
+            Some(Status::Sent) | None => self.forget(id),
+            // Old news of one that the user has had tried again since is no reason to forget it.
+            Some(Status::Failed | Status::Cancelled) => {
+                if self.flights.get(id).is_some_and(|flight| flight.open_changes > 0) {
+                    self.forget(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: MessageId) {
+        self.flights.remove(id);
+        self.state.remove(id, self.now());
+    }
+}
