@@ -33,6 +33,7 @@ async fn a_held_ack_comes_after_the_message_arrived() {
     assert_eq!(ani_client.ack(&id).await, None);
     let stats = world.emulator.stats();
     assert_eq!((stats.acked, stats.in_flight, stats.never_acked), (1, 0, 0));
+    assert!(stats.senders[ANI].unacked_ids.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,6 +65,7 @@ async fn a_lost_ack_never_comes_though_the_message_does() {
         .await;
     assert_eq!(first, acked, "{lost} was acked");
     assert_eq!(world.emulator.stats().never_acked, 1);
+    assert_eq!(world.emulator.stats().senders[ANI].unacked_ids.values().collect::<Vec<_>>(), [&1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,9 @@ pub struct SenderStats {
     pub never_acked: u64,
     /// Messages relayed whose ack is still being held.
     pub in_flight: u64,
+    /// Ids that no ack has answered, held or lost, with how often each was handed over since this
+    /// process started.
+    pub unacked_ids: BTreeMap<String, u64>,
 }
 
 /// The running counts of one sender.
@@ -55,6 +58,7 @@ pub(super) struct SenderCounts {
     pub(super) nacked: u64,
     pub(super) never_acked: u64,
     pub(super) in_flight: u64,
+    pub(super) unacked_ids: BTreeMap<String, u64>,
 }
 
 impl SenderCounts {
@@ -80,6 +84,7 @@ impl SenderCounts {
             nacked: self.nacked,
             never_acked: self.never_acked,
             in_flight: self.in_flight,
+            unacked_ids: self.unacked_ids.clone(),
         }
     }
 }

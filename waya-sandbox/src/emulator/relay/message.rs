@@ -49,9 +49,12 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     }
     receipt::confirm_by_handsets(emulator, &mut state, &handed);
     if counted {
-        state.counts.of(phone).in_flight += 1;
+        let counts = state.counts.of(phone);
+        counts.in_flight += 1;
+        *counts.unacked_ids.entry(handed.id.clone()).or_default() += 1;
     }
-    let ack = PendingAck { connection: session.connection.clone(), ack: handed.ack(None), counted };
+    let (connection, ack) = (session.connection.clone(), handed.ack(None));
+    let ack = PendingAck { connection, ack, id: handed.id, counted };
     match fate {
         AckFate::After(delay) => {
             drop(state);
@@ -69,6 +72,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
 struct PendingAck {
     connection: ConnectionHandle,
     ack: Node,
+    id: String,
     counted: bool,
 }
 
@@ -82,6 +86,7 @@ impl PendingAck {
         counts.in_flight -= 1;
         if sent {
             counts.acked += 1;
+            counts.unacked_ids.remove(&self.id);
         } else {
             counts.never_acked += 1;
         }
