@@ -104,13 +104,20 @@ async fn offline_says_why_and_until_when_and_still_accepts() -> Result<()> {
 
 #[tokio::test]
 async fn replaced_by_another_client_never_fights_back() -> Result<()> {
-    let world = World::start()?;
+    let mut world = World::start()?;
     world.fault("replaced", &[]).await?;
     world.until_session("replaced").await?;
     let id = world.accept(BUDI, "Halo").await?;
     world.until_message(&id, |message| message["hold"]["reason"] == "offline").await?;
     let (_, session) = world.api.get("/api/session").await?;
     assert_eq!((&session["state"], &session["retryAt"]), (&json!("replaced"), &json!(null)));
+    // Not by a restart either, however it comes.
+    world.running.take().context("it does not run")?.kill()?;
+    world.start_again()?;
+    assert_eq!(world.api.get("/api/session").await?.1, session);
+    world.restart()?;
+    assert_eq!(world.api.get("/api/session").await?.1, session);
+    assert_eq!(world.message(&id).await?["hold"]["reason"], "offline");
     // `waya login` takes it back.
     let login = world.waya(&["login"])?;
     assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
@@ -120,7 +127,7 @@ async fn replaced_by_another_client_never_fights_back() -> Result<()> {
 
 #[tokio::test]
 async fn logged_out_from_the_phone_keeps_the_queue() -> Result<()> {
-    let world = World::start()?;
+    let mut world = World::start()?;
     world.fault("logged-out", &[]).await?;
     let session = world.until_session("logged_out").await?;
     assert!(session["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{session}");
@@ -128,5 +135,10 @@ async fn logged_out_from_the_phone_keeps_the_queue() -> Result<()> {
     let message = world.until_message(&id, |message| message["hold"]["reason"] == "offline").await?;
     assert_eq!((&message["status"], &message["attempts"]), (&json!("pending"), &json!(0)));
     assert_eq!(world.waya(&["send", BUDI, "x", "--wait", "sent", "--timeout", "1s"])?.status.code(), Some(5));
+    world.restart()?;
+    assert_eq!(world.api.get("/api/session").await?.1, session);
+    let login = world.waya(&["login"])?;
+    assert!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
+    world.until_message(&id, |message| message["ack"] == "read").await?;
     Ok(())
 }

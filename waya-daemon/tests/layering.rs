@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("bus", &["model"]),
     ("store", &["model"]),
-    ("session", &["model", "clock"]),
+    ("session", &["model", "clock", "data_dir"]),
     ("settings", &["model", "store"]),
     ("queue", &["model", "clock", "bus", "store", "session", "settings"]),
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session"]),

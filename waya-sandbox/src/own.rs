@@ -1,7 +1,7 @@
 //! The own account's phone: scans whatever QR code the daemon shows, so that nobody has to.
 //!
-//! Wakes when the link changes. Asks for a code once, at the start, if no account is linked; a later
-//! log-out is left alone until somebody wants to link again.
+//! Wakes when the link changes. Asks for a code once, at the start, if the link is `unpaired`; a log-out
+//! by WhatsApp is left alone until somebody wants to link again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -51,6 +51,25 @@ async fn a_replaced_session_stays_out_until_it_is_asked_back() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_session_stays_out_over_a_restart_too() {
+    let mut world = World::connected(0).await;
+    world.fault(Fault::Replaced);
+    world.until("replaced").await;
+    let (before, shakes) = (world.session.link().borrow().clone(), world.emulator().handshakes());
+    world.restart().await;
+    // Longer than a login takes.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(*world.session.link().borrow(), before, "state, since and account");
+    assert_eq!(world.emulator().handshakes(), shakes);
+    world.session.reconnect().await.unwrap();
+    world.until("connected").await;
+
+    world.restart().await;
+    world.until("connected").await;
+    world.end().await;
+}
+
 /// Logs in against an emulator that refuses logins with `code`, and gives the state that follows.
 async fn refused_with(code: u16, state: &str) -> (World, LinkState) {
     let world = World::connected(0).await;
@@ -67,20 +86,28 @@ async fn refused_with(code: u16, state: &str) -> (World, LinkState) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_account_rests_with_its_keys() {
-    let (world, _) = refused_with(403, "locked").await;
+    let (mut world, _) = refused_with(403, "locked").await;
     assert!(world.has_keys());
     world.mend();
+    world.restart().await;
+    assert_eq!(world.session.link().borrow().state, LinkState::Locked);
     world.session.reconnect().await.unwrap();
     world.until("connected").await;
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_banned_account_waits_for_the_end_of_the_ban() {
-    let (world, state) = refused_with(402, "banned").await;
+async fn a_banned_account_waits_for_the_end_of_the_ban_over_a_restart_too() {
+    let (mut world, state) = refused_with(402, "banned").await;
     assert!(world.has_keys());
     let LinkState::Banned { until } = state else { unreachable!() };
     assert!(until.is_some_and(|until| until > world.session.link().borrow().since), "{until:?}");
+    world.mend();
+    let (before, shakes) = (world.session.link().borrow().clone(), world.emulator().handshakes());
+    world.restart().await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(*world.session.link().borrow(), before);
+    assert_eq!(world.emulator().handshakes(), shakes);
     world.end().await;
 }
 

@@ -89,11 +89,13 @@ async fn logging_out_without_a_connection_leaves_the_device_on_the_phone_and_say
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn being_unlinked_from_the_phone_deletes_the_keys() {
-    let world = World::connected(0).await;
+async fn being_unlinked_from_the_phone_deletes_the_keys_and_a_restart_still_says_so() {
+    let mut world = World::connected(0).await;
     world.fault(Fault::LoggedOut);
     let LinkState::LoggedOut { reason } = world.until("logged_out").await else { unreachable!() };
     assert!(reason.contains("unlinked from the phone"), "{reason}");
+    world.restart().await;
+    assert_eq!(world.session.link().borrow().state, LinkState::LoggedOut { reason });
     world.session.pair(PairingMethod::Qr).await.unwrap();
     world.scan().await;
     world.until("connected").await;

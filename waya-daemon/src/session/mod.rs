@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+pub mod resting;
 pub mod state;
 pub mod supervisor;
 pub mod whatsapp_rs;

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Only `offline` and `banned` end by themselves. `replaced` never does: two clients that both came back would take
-//! the connection from each other for ever.
+//! the connection from each other for ever. So `replaced`, `locked`, `banned` and `logged_out` outlive the process:
+//! [`Machine::resting`] says what is to be kept, [`Machine::restore`] goes on from there.
 
 use std::time::Duration;
 
@@ -72,6 +73,38 @@ impl Machine {
             retry_at: None,
             discard: None,
             stopped: false,
+        }
+    }
+
+    /// At start: as it was left by a state of [`Machine::resting`], entered at `since`. One that does not fit what
+    /// keys there are, or is over by `now`, counts for nothing.
+    #[must_use]
+    pub fn restore(linked: bool, link: LinkState, since: Timestamp, now: Timestamp) -> Self {
+        let fresh = Self::new(linked);
+        match link {
+            LinkState::Replaced | LinkState::Locked if linked => Self { link, ..fresh },
+            LinkState::LoggedOut { .. } if !linked => Self { link, ..fresh },
+            LinkState::Banned { until } if linked => {
+                // Not for longer than a ban without an end ever takes: the clock may have been set.
+                let looks_again = || since.min(now).plus(BAN_WITHOUT_END);
+                match until.unwrap_or_else(looks_again) {
+                    over if over <= now => fresh,
+                    at => Self { link, retry_at: Some(at), ..fresh },
+                }
+            }
+            _ => fresh,
+        }
+    }
+
+    /// The state, when a restart must not change it.
+    #[must_use]
+    pub const fn resting(&self) -> Option<&LinkState> {
+        match &self.link {
+            link @ (LinkState::Replaced
+            | LinkState::Locked
+            | LinkState::Banned { .. }
+            | LinkState::LoggedOut { .. }) => Some(link),
+            _ => None,
         }
     }
 

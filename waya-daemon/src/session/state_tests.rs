@@ -143,6 +143,81 @@ fn a_ban_ends_by_itself_at_its_time() {
     assert_eq!(machine.plan(at(600)), Plan::Connect(Task::LogIn));
 }
 
+fn resting_states() -> [LinkState; 5] {
+    [
+        LinkState::Replaced,
+        LinkState::Locked,
+        LinkState::Banned { until: Some(at(600)) },
+        LinkState::Banned { until: None },
+        LinkState::LoggedOut { reason: "the device was unlinked from the phone".into() },
+    ]
+}
+
+/// As after a restart at `now`, where only a logout leaves no keys.
+fn restored(link: &LinkState, now: Timestamp) -> Machine {
+    Machine::restore(link.name() != "logged_out", link.clone(), at(0), now)
+}
+
+#[test]
+fn a_restart_changes_no_resting_state_and_makes_no_connection() {
+    for link in resting_states() {
+        let machine = restored(&link, at(10));
+        assert_eq!(*machine.link(), link);
+        assert_eq!(machine.resting(), Some(&link));
+        assert!(!matches!(machine.plan(at(10)), Plan::Connect(_)), "{link:?}: {:?}", machine.plan(at(10)));
+        assert!(!machine.keeps_connection());
+    }
+}
+
+#[test]
+fn a_restored_state_is_left_as_any_other() {
+    for link in resting_states() {
+        let mut machine = restored(&link, at(10));
+        let (asked, task) = if machine.is_linked() {
+            (Input::ReconnectAsked, Task::LogIn)
+        } else {
+            (Input::PairAsked(PairingMethod::Qr), Task::Pair(PairingMethod::Qr))
+        };
+        machine.take(asked, at(11), 0.5);
+        assert_eq!(machine.plan(at(11)), Plan::Connect(task), "{link:?}");
+        assert_eq!(machine.resting(), None, "{link:?}");
+
+        let mut machine = restored(&link, at(10));
+        machine.take(Input::Forgotten, at(11), 0.5);
+        assert_eq!((machine.link(), machine.resting()), (&LinkState::Unpaired, None), "{link:?}");
+        assert_eq!(machine.take_discard(), Some(Discard::Delete));
+    }
+}
+
+#[test]
+fn a_ban_goes_on_over_a_restart_and_ends_at_its_time() {
+    let until = |end| LinkState::Banned { until: Some(end) };
+    assert_eq!(restored(&until(at(600)), at(599)).plan(at(599)), Plan::Wait(at(600)));
+    assert_eq!(restored(&until(at(600)), at(599)).plan(at(600)), Plan::Connect(Task::LogIn));
+    assert_eq!(*restored(&until(at(600)), at(600)).link(), LinkState::Connecting, "it was over at the start");
+
+    let open = LinkState::Banned { until: None };
+    let looks = at(0).plus(BAN_WITHOUT_END);
+    assert_eq!(restored(&open, at(60)).plan(at(60)), Plan::Wait(looks));
+    assert_eq!(*restored(&open, looks).link(), LinkState::Connecting);
+    // The clock was set back by a day.
+    let machine = Machine::restore(true, open, at(86_400), at(0));
+    assert_eq!(machine.plan(at(0)), Plan::Wait(looks));
+}
+
+#[test]
+fn what_does_not_fit_the_keys_or_does_not_rest_is_not_restored() {
+    for link in resting_states() {
+        let linked = link.name() == "logged_out";
+        let fresh = if linked { LinkState::Connecting } else { LinkState::Unpaired };
+        assert_eq!(*Machine::restore(linked, link, at(0), at(10)).link(), fresh);
+    }
+    let others = [LinkState::Connected, LinkState::Outdated, LinkState::PasskeyRequired, offline("x", Some(at(500)))];
+    for link in others {
+        assert_eq!(*Machine::restore(true, link, at(0), at(10)).link(), LinkState::Connecting);
+    }
+}
+
 fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![
         Just(Input::PairAsked(PairingMethod::Qr)),
@@ -222,6 +297,17 @@ proptest! {
             }
             if machine.is_stopped() {
                 break;
+            }
+            // A restart here changes nothing that rests, and invents nothing.
+            if let Some(link) = machine.resting() {
+                let again = Machine::restore(machine.is_linked(), link.clone(), now, now);
+                match again.resting() {
+                    Some(same) => prop_assert_eq!(same, link),
+                    None => prop_assert!(matches!(plan, Plan::Connect(_)), "{:?}", link),
+                }
+                if matches!(again.plan(now), Plan::Connect(_)) {
+                    prop_assert!(matches!(plan, Plan::Connect(_)));
+                }
             }
             if let Plan::Connect(_) = plan {
                 machine.dial();

@@ -1,4 +1,5 @@
-//! The task that owns one account's link: it has the connection made, waits out the pauses, and shows the state.
+//! The task that owns one account's link: it has the connection made, waits out the pauses, keeps the states that
+//! outlive the process (`resting`), and shows the state.
 //!
 //! Woken by what the connection tells ([`Input`]), by commands of [`Handle`], and by the times the machine names. It
 //! decides nothing (`state` does) and knows no client library ([`Driver`] is the way to it).
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::resting::{Record, RestingFile};
 use super::state::{Discard, Ended, Input, Machine, Plan, Task};
 use super::{Link, Me, SessionError, Unlinked, WaEvent};
 use crate::clock::Clock;
@@ -109,16 +111,40 @@ pub struct Parts<D> {
     pub events: mpsc::UnboundedSender<WaEvent>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What a restart must not change.
+    pub resting: RestingFile,
 }
 
-/// Starts the task.
+/// Starts the task, from where the last one left the link.
 pub fn spawn<D: Driver>(parts: Parts<D>) -> Handle {
-    let me = parts.driver.me();
-    let machine = Machine::new(me.is_some());
-    let (shown, link) = watch::channel(Link { state: machine.link().clone(), since: parts.clock.now(), me });
+    let (me, now) = (parts.driver.me(), parts.clock.now());
+    let saved = parts.resting.load();
+    let account = me.as_ref().map(|me| me.phone.as_str());
+    let left = saved.as_ref().filter(|left| left.account.as_deref() == account);
+    let machine = left.map_or_else(
+        || Machine::new(me.is_some()),
+        |left| Machine::restore(me.is_some(), left.link.clone(), left.since, now),
+    );
+    let state = machine.link().clone();
+    let since = left.filter(|_| machine.resting().is_some()).map_or(now, |left| left.since);
+    if machine.resting().is_some() {
+        // The last one ended by telling that it stops.
+        let _ = parts.events.send(WaEvent::Link(state.clone()));
+    }
+    let (shown, link) = watch::channel(Link { state, since, me });
     let (commands, received) = mpsc::channel(8);
-    let supervisor =
-        Supervisor { parts, machine, commands: received, shown, keys_stay: false, logging_out: None, stopping: None };
+    let supervisor = Supervisor {
+        parts,
+        machine,
+        commands: received,
+        shown,
+        // What could not be read is to go as well.
+        is_unsaved: saved.is_none(),
+        saved,
+        keys_stay: false,
+        logging_out: None,
+        stopping: None,
+    };
     tokio::spawn(supervisor.run());
     Handle { commands, link }
 }
@@ -128,6 +154,10 @@ struct Supervisor<D> {
     machine: Machine,
     commands: mpsc::Receiver<Command>,
     shown: watch::Sender<Link>,
+    /// What is on disk for the next start …
+    saved: Option<Record>,
+    /// … unless this says that it may be something else.
+    is_unsaved: bool,
     /// Keys that are of no use could not be deleted.
     keys_stay: bool,
     /// Answered when the keys are gone.
@@ -138,11 +168,12 @@ struct Supervisor<D> {
 
 impl<D: Driver> Supervisor<D> {
     async fn run(mut self) {
+        self.save(self.now()).await;
         while !self.machine.is_stopped() {
             match self.machine.plan(self.now()) {
                 Plan::Connect(task) => self.connect(task).await,
                 Plan::Wait(at) => self.idle(Some(at)).await,
-                Plan::Rest => self.idle(None).await,
+                Plan::Rest => self.idle(self.is_unsaved.then(|| self.now().plus(LONGEST_SLEEP))).await,
             }
         }
         self.parts.driver.close().await;
@@ -159,9 +190,9 @@ impl<D: Driver> Supervisor<D> {
     async fn idle(&mut self, until: Option<Timestamp>) {
         let now = self.now();
         tokio::select! {
-            input = self.parts.inputs.recv() => self.take_or_stop(input),
+            input = self.parts.inputs.recv() => self.take_or_stop(input).await,
             command = self.commands.recv() => self.obey(command, false).await,
-            () = sleep_until(now, until) => self.take(Input::Tick),
+            () = sleep_until(now, until) => self.take(Input::Tick).await,
         }
         self.discard().await;
     }
@@ -169,17 +200,17 @@ impl<D: Driver> Supervisor<D> {
     /// One connection, from the dial to its end.
     async fn connect(&mut self, task: Task) {
         self.machine.dial();
-        self.show();
+        self.settle().await;
         let driver = Arc::clone(&self.parts.driver);
         let mut connection = tokio::spawn(async move { driver.run(task).await });
         let ended = loop {
             let (now, until) = (self.now(), self.machine.pairing_ends());
             tokio::select! {
                 biased;
-                input = self.parts.inputs.recv() => self.take_or_stop(input),
+                input = self.parts.inputs.recv() => self.take_or_stop(input).await,
                 ended = &mut connection => break ended.unwrap_or_else(|error| crashed(&error)),
                 command = self.commands.recv() => self.obey(command, true).await,
-                () = sleep_until(now, until) => self.take(Input::Tick),
+                () = sleep_until(now, until) => self.take(Input::Tick).await,
             }
             if !self.machine.keeps_connection() {
                 self.close(connection).await;
@@ -187,9 +218,9 @@ impl<D: Driver> Supervisor<D> {
             }
         };
         while let Ok(input) = self.parts.inputs.try_recv() {
-            self.take(input);
+            self.take(input).await;
         }
-        self.take(Input::Ended(ended));
+        self.take(Input::Ended(ended)).await;
         self.discard().await;
     }
 
@@ -211,7 +242,7 @@ impl<D: Driver> Supervisor<D> {
             self.parts.driver.close().await;
             discarded = self.parts.driver.discard(how).await;
             self.keys_stay = discarded.is_err();
-            self.show();
+            self.settle().await;
         }
         if let Some((reply, unlinked)) = self.logging_out.take() {
             let _ = reply.send(discarded.map(|()| unlinked));
@@ -227,14 +258,14 @@ impl<D: Driver> Supervisor<D> {
             }
             Some(Command::Pair(method, reply)) => {
                 let before = self.machine.plan(self.now());
-                self.take(Input::PairAsked(method));
+                self.take(Input::PairAsked(method)).await;
                 if connected && before != self.machine.plan(self.now()) {
                     self.parts.driver.interrupt().await;
                 }
                 let _ = reply.send(Ok(()));
             }
             Some(Command::Reconnect(reply)) => {
-                self.take(Input::ReconnectAsked);
+                self.take(Input::ReconnectAsked).await;
                 if connected {
                     self.parts.driver.interrupt().await;
                 }
@@ -243,14 +274,14 @@ impl<D: Driver> Supervisor<D> {
             Some(Command::LogOut(reply)) => {
                 let unlinked = self.sign_off(connected).await;
                 self.logging_out = Some((reply, unlinked));
-                self.take(Input::Forgotten);
+                self.take(Input::Forgotten).await;
             }
             Some(Command::Stop(reply)) => {
                 self.stopping = Some(reply);
-                self.take(Input::Stopped);
+                self.take(Input::Stopped).await;
             }
             // Every handle is gone: nobody can use the session any more.
-            None => self.take(Input::Stopped),
+            None => self.take(Input::Stopped).await,
         }
     }
 
@@ -259,19 +290,54 @@ impl<D: Driver> Supervisor<D> {
         if self.machine.is_linked() { told } else { Unlinked::Fully }
     }
 
-    fn take_or_stop(&mut self, input: Option<Input>) {
-        self.take(input.unwrap_or(Input::Stopped));
+    async fn take_or_stop(&mut self, input: Option<Input>) {
+        self.take(input.unwrap_or(Input::Stopped)).await;
     }
 
-    fn take(&mut self, input: Input) {
+    async fn take(&mut self, input: Input) {
+        self.machine.take(input, self.now(), rand::random());
+        self.settle().await;
+    }
+
+    /// Brings the disk and then what is shown up to the machine's state: what was seen once is so after a restart.
+    async fn settle(&mut self) {
         let now = self.now();
-        self.machine.take(input, now, rand::random());
-        self.show();
+        self.save(now).await;
+        self.show(now);
+    }
+
+    /// Writes down, or forgets, what a restart must not change. Without success it is tried again; a restart meanwhile
+    /// costs an attempt to connect.
+    async fn save(&mut self, now: Timestamp) {
+        // How it stood before the stop is what counts.
+        if self.machine.is_stopped() {
+            return;
+        }
+        let record = self.record(now);
+        if record == self.saved && !self.is_unsaved {
+            return;
+        }
+        let (file, wanted) = (self.parts.resting.clone(), record.clone());
+        let saving = tokio::task::spawn_blocking(move || file.save(wanted.as_ref()));
+        match saving.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(()) => (self.saved, self.is_unsaved) = (record, false),
+            Err(error) => {
+                tracing::warn!(%error, "the state of the link cannot be written down");
+                self.is_unsaved = true;
+            }
+        }
+    }
+
+    fn record(&self, now: Timestamp) -> Option<Record> {
+        let link = self.machine.resting()?.clone();
+        let account = self.parts.driver.me().filter(|_| self.machine.is_linked()).map(|me| me.phone);
+        let shown = self.shown.borrow();
+        let since = if shown.state.name() == link.name() { shown.since } else { now };
+        Some(Record { account, since, link })
     }
 
     /// Shows the state where it differs from what was shown last.
-    fn show(&self) {
-        let now = self.now();
+    fn show(&self, now: Timestamp) {
         let state = self.machine.link().clone();
         let me = self.parts.driver.me().filter(|_| self.machine.is_linked());
         let mut changed = false;

@@ -1,8 +1,10 @@
 //! What the supervisor does with what the machine says, with a driver that a test plays.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::sync::Mutex;
 
+use tempfile::TempDir;
 use tokio::sync::Notify;
 
 use super::*;
@@ -15,6 +17,8 @@ struct Played {
     started: Notify,
     ends: tokio::sync::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
     linked: Mutex<bool>,
+    /// Another account than the usual one.
+    phone: Mutex<Option<&'static str>>,
     log: Mutex<Vec<&'static str>>,
     /// Why the keys cannot be deleted next time.
     undeletable: Mutex<Option<SessionError>>,
@@ -25,7 +29,8 @@ struct Played {
 impl Driver for Played {
     fn me(&self) -> Option<Me> {
         let linked = *self.linked.lock().unwrap();
-        linked.then(|| Me { phone: "6281".to_owned(), lid: None, push_name: String::new() })
+        let phone = self.phone.lock().unwrap().unwrap_or("6281").to_owned();
+        linked.then(|| Me { phone, lid: None, push_name: String::new() })
     }
 
     async fn run(&self, task: Task) -> Ended {
@@ -68,20 +73,54 @@ struct World {
     end: mpsc::UnboundedSender<Ended>,
     events: mpsc::UnboundedReceiver<WaEvent>,
     clock: Arc<TokioClock>,
+    folder: TempDir,
 }
 
 impl World {
     fn new(linked: bool) -> Self {
+        let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_000_000)));
+        Self::on(tempfile::tempdir().unwrap(), clock, linked, None)
+    }
+
+    /// As after the process ended without a word, by default with the same account.
+    fn after_a_crash(self, linked: bool, phone: Option<&'static str>) -> Self {
+        Self::on(self.folder, self.clock, linked, phone)
+    }
+
+    fn on(folder: TempDir, clock: Arc<TokioClock>, linked: bool, phone: Option<&'static str>) -> Self {
         let (end, ends) = mpsc::unbounded_channel();
         let driver = Arc::new(Played::default());
         *driver.ends.try_lock().unwrap() = Some(ends);
         *driver.linked.lock().unwrap() = linked;
         let (inputs, told) = mpsc::unbounded_channel();
         let (sender, events) = mpsc::unbounded_channel();
-        let clock = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_000_000)));
-        let handle =
-            spawn(Parts { driver: Arc::clone(&driver), inputs: told, events: sender, clock: Arc::clone(&clock) as _ });
-        Self { driver, handle, inputs, end, events, clock }
+        *driver.phone.lock().unwrap() = phone;
+        let handle = spawn(Parts {
+            driver: Arc::clone(&driver),
+            inputs: told,
+            events: sender,
+            clock: Arc::clone(&clock) as _,
+            resting: RestingFile::new(folder.path()),
+        });
+        Self { driver, handle, inputs, end, events, clock, folder }
+    }
+
+    fn shown(&self) -> Link {
+        self.handle.link().borrow().clone()
+    }
+
+    fn saved(&self) -> Option<LinkState> {
+        RestingFile::new(self.folder.path()).load().map(|record| record.link)
+    }
+
+    /// Brings a connected account into the state that `input` leads to.
+    async fn resting(input: Input, name: &str) -> Self {
+        let world = Self::new(true);
+        world.driver.started.notified().await;
+        world.inputs.send(Input::LoggedIn).unwrap();
+        world.inputs.send(input).unwrap();
+        world.until(name).await;
+        world
     }
 
     async fn until(&self, name: &str) -> LinkState {
@@ -222,4 +261,114 @@ async fn stopping_closes_and_nothing_comes_after() {
     assert_eq!(world.log().last(), Some(&"close"));
     assert!(matches!(world.handle.reconnect().await, Err(SessionError::Other(_))));
     assert_eq!(world.runs(), 1);
+}
+
+fn logged_out() -> Input {
+    Input::LoggedOut { reason: "the device was unlinked from the phone".to_owned(), certain: true }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resting_state_and_what_it_says_outlive_a_crash_and_a_stop() {
+    let end = Timestamp::from_millis(1_000_000).plus(Duration::from_hours(30));
+    let cases = [
+        ("replaced", Input::Replaced),
+        ("locked", Input::Locked),
+        ("banned", Input::Banned { until: Some(end) }),
+        ("banned", Input::Banned { until: None }),
+        ("logged_out", logged_out()),
+    ];
+    for (name, input) in cases {
+        let world = World::resting(input, name).await;
+        let before = world.shown();
+        // As soon as it is shown; the keys go later.
+        let mut world = world.after_a_crash(name != "logged_out", None);
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        assert_eq!(world.runs(), 0, "{name}");
+        assert_eq!((world.shown().state, world.shown().since), (before.state.clone(), before.since));
+        assert_eq!(world.events.try_recv(), Ok(WaEvent::Link(before.state.clone())), "the journal hears of it");
+        // A stop changes the state, but not for the next start.
+        world.handle.stop().await;
+        let world = world.after_a_crash(name != "logged_out", None);
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        assert_eq!((world.shown().state, world.runs()), (before.state, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_was_left_is_forgotten_before_anything_else_is_done() {
+    let world = World::resting(Input::Replaced, "replaced").await;
+    world.handle.reconnect().await.unwrap();
+    assert_eq!(world.saved(), None);
+    let world = world.after_a_crash(true, None);
+    world.driver.started.notified().await;
+
+    let world = World::resting(Input::Locked, "locked").await;
+    assert_eq!(world.handle.log_out().await, Ok(Unlinked::HereOnly));
+    assert_eq!(world.saved(), None);
+    let world = world.after_a_crash(false, None);
+    assert_eq!(world.shown().state, LinkState::Unpaired);
+
+    let world = World::resting(logged_out(), "logged_out").await.after_a_crash(false, None);
+    assert_eq!(world.shown().state.name(), "logged_out");
+    world.handle.pair(PairingMethod::Qr).await.unwrap();
+    assert_eq!(world.saved(), None);
+    let world = world.after_a_crash(false, None);
+    assert_eq!(world.shown().state, LinkState::Unpaired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ban_is_waited_out_over_restarts_and_then_forgotten() {
+    let ends = Timestamp::from_millis(1_000_000).plus(Duration::from_hours(2));
+    let world = World::resting(Input::Banned { until: Some(ends) }, "banned").await;
+    let world = world.after_a_crash(true, None);
+    world.driver.started.notified().await;
+    assert!(world.clock.now() >= ends);
+    assert_eq!(world.saved(), None);
+
+    let ends = world.clock.now().plus(Duration::from_hours(2));
+    let world = World::resting(Input::Banned { until: Some(ends) }, "banned").await;
+    // Nothing ran when it ended.
+    let world = World::on(world.folder, Arc::new(TokioClock::starting_at(ends)), true, None);
+    assert_eq!(world.shown().state, LinkState::Connecting);
+    world.driver.started.notified().await;
+    assert_eq!(world.saved(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_of_other_keys_or_one_that_cannot_be_read_stops_nobody() {
+    let world = World::resting(Input::Replaced, "replaced").await.after_a_crash(true, Some("6282"));
+    world.driver.started.notified().await;
+    assert_eq!(world.saved(), None);
+
+    // The keys were brought back, or the crash came before they were removed.
+    let world = World::resting(logged_out(), "logged_out").await.after_a_crash(true, None);
+    world.driver.started.notified().await;
+
+    let world = World::resting(Input::Replaced, "replaced").await;
+    let file = only_file(world.folder.path());
+    std::fs::write(&file, b"{\"account\":\"6281\",\"since\":1").unwrap();
+    let world = world.after_a_crash(true, None);
+    world.driver.started.notified().await;
+    assert!(!file.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_could_not_be_written_down_is_so_once_it_can_be() {
+    let world = World::new(true);
+    world.driver.started.notified().await;
+    let in_the_way = world.folder.path().join("link-state.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    world.inputs.send(Input::Replaced).unwrap();
+    world.until("replaced").await;
+    assert_eq!(world.saved(), None);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    tokio::time::sleep(2 * LONGEST_SLEEP).await;
+    assert_eq!(world.saved(), Some(LinkState::Replaced));
+}
+
+fn only_file(folder: &Path) -> std::path::PathBuf {
+    let mut files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.next().unwrap();
+    assert_eq!(files.next(), None);
+    file
 }

@@ -33,6 +33,7 @@ use reqwest::Url;
 use tokio::sync::{mpsc, watch};
 use whatsapp_rust::wacore::net::WHATSAPP_WEB_WS_URL;
 
+use super::resting::RestingFile;
 use super::supervisor::{self, Parts};
 use super::{Inbox, WaEvent, WhatsApp};
 use crate::clock::Clock;
@@ -96,10 +97,11 @@ pub async fn open(
     let url = check_url(config.url.as_deref().unwrap_or(WHATSAPP_WEB_WS_URL), guard)?;
     let (inputs, told) = mpsc::unbounded_channel();
     let outlets = context::Outlets { inbox, events: events.clone(), inputs, clock: Arc::clone(&clock) };
+    let resting = RestingFile::new(&config.data_dir);
     let context = Arc::new(context::Context::new(config, url, guard, outlets)?);
     let driver = Arc::new(driver::WaDriver::new(context));
     driver.client().await?;
-    let handle = supervisor::spawn(Parts { driver: Arc::clone(&driver), inputs: told, events, clock });
+    let handle = supervisor::spawn(Parts { driver: Arc::clone(&driver), inputs: told, events, clock, resting });
     Ok(Arc::new(adapter::Adapter::new(driver, handle)))
 }
 
