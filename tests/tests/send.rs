@@ -34,6 +34,36 @@ async fn pn_only_accounts_work_as_well() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_person_addressed_by_lid_is_shown_by_phone_once_that_is_known() -> Result<()> {
+    let world = World::start()?;
+    let (_, people) = world.admin.get("/people").await?;
+    let people = people["people"].as_array().context("no people")?;
+    let budi = people.iter().find(|person| person["number"] == BUDI).context("no Budi")?;
+    let (by_lid, by_phone) = (budi["lid"].as_str().context("no LID")?, format!("{BUDI}@c.us"));
+    let id = world.accept(by_lid, "Halo").await?;
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    assert_eq!(world.inbox(BUDI).await?.len(), 1);
+
+    let (status, answer) = world.admin.post("/say", &json!({"from": BUDI, "text": "Halo juga"})).await?;
+    ensure!(status.is_success(), "{answer}");
+    let message = world.until_message(&id, |message| message["chatId"] == by_phone.as_str()).await?;
+    assert_eq!(message["number"], BUDI);
+    let (_, queue) = world.api.get("/api/queue").await?;
+    assert_eq!(queue["messages"][0]["chatId"], by_phone.as_str(), "{queue}");
+    let (_, events) = world.api.get("/api/events?limit=1000").await?;
+    let events = events["events"].as_array().context("no events")?;
+    let chats: Vec<_> = events
+        .iter()
+        .filter_map(|event| Some(event.get("status").or_else(|| event.get("message"))?["chatId"].clone()))
+        .collect();
+    assert!(chats.len() > 2 && chats.iter().all(|chat| *chat == by_phone.as_str()), "{chats:?}");
+    let next = world.accept(by_lid, "Halo lagi").await?;
+    let next = world.until_message(&next, |message| message["ack"] == "read").await?;
+    assert_eq!(next["chatId"], by_phone.as_str());
+    Ok(())
+}
+
+#[tokio::test]
 async fn ack_stays_at_server_while_nobody_sends_receipts() -> Result<()> {
     let world = World::start()?;
     let (status, answer) = world.admin.post("/fault", &json!({"kind": "no-receipts"})).await?;

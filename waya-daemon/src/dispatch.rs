@@ -67,6 +67,9 @@ pub async fn run(
                 WaEvent::ServerAck { id, refused } => queue.on_server_ack(id, refused),
                 WaEvent::Receipt { ids, kind, at, .. } => queue.on_receipt(ids, kind, at),
                 WaEvent::Person { phone, lid, push_name } => {
+                    if let (Some(phone), Some(lid)) = (&phone, &lid) {
+                        queue.on_pair(lid, phone);
+                    }
                     note(Note::Person(Contact { phone, lid, push_name, registered: None }));
                 }
                 WaEvent::Link(state) => {

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::view::EventsView;
 use super::{Api, ApiError, MAX_WAIT};
-use crate::model::Cursor;
+use crate::model::{Cursor, Event, EventBody};
+use crate::store::ByPhone;
 
 /// Events of one answer when the caller does not say.
 pub const DEFAULT_EVENTS: usize = 100;
@@ -32,8 +33,9 @@ impl Api {
         loop {
             // Seen before the look, so that no event falls in between.
             newest.mark_unchanged();
-            let page = self.0.store.journal.after(cursor, limit).await?;
+            let mut page = self.0.store.journal.after(cursor, limit).await?;
             if !page.events.is_empty() || Instant::now() >= deadline || self.0.shutdown.is_cancelled() {
+                self.name_people(&mut page.events).await;
                 let events = page.events.into_iter().map(Into::into).collect();
                 return Ok(EventsView { events, next: page.next.to_string() });
             }
@@ -46,6 +48,21 @@ impl Api {
                 }
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.0.shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// By phone also those whose phone was learnt after the event.
+    async fn name_people(&self, events: &mut [Event]) {
+        let mut by_phone = ByPhone::new(&self.0.store);
+        for event in events {
+            match &mut event.body {
+                EventBody::Message(incoming) => {
+                    by_phone.name(&mut incoming.chat).await;
+                    by_phone.name(&mut incoming.sender).await;
+                }
+                EventBody::Status(changed) => by_phone.name(&mut changed.chat).await,
+                EventBody::Link(_) => {}
             }
         }
     }

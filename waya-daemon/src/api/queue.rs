@@ -3,7 +3,7 @@
 use super::view::{MessageView, QueueSummary, QueueView};
 use super::{Api, ApiError};
 use crate::model::{Message, MessageId, Refusal, Status};
-use crate::store::{Changed, ListFilter, StoreError};
+use crate::store::{ByPhone, Changed, ListFilter, StoreError};
 
 /// Messages of one answer when the caller does not say.
 pub const DEFAULT_LIST: usize = 100;
@@ -95,14 +95,19 @@ impl Api {
     }
 
     /// A row as it is shown.
-    pub(super) async fn view(&self, message: Message) -> MessageView {
+    pub(super) async fn view(&self, mut message: Message) -> MessageView {
+        ByPhone::new(&self.0.store).name(&mut message.chat).await;
         let waits = message.status == Status::Pending;
         let holds = self.0.queue.holds(if waits { vec![message.id] } else { Vec::new() }).await;
         MessageView::new(message, holds.into_iter().flatten().next().map(Into::into))
     }
 
     /// Rows as they are shown.
-    pub(super) async fn views(&self, messages: Vec<Message>) -> Vec<MessageView> {
+    pub(super) async fn views(&self, mut messages: Vec<Message>) -> Vec<MessageView> {
+        let mut by_phone = ByPhone::new(&self.0.store);
+        for message in &mut messages {
+            by_phone.name(&mut message.chat).await;
+        }
         let waiting = messages.iter().filter(|message| message.status == Status::Pending).map(|message| message.id);
         let mut holds = self.0.queue.holds(waiting.collect()).await.into_iter();
         let view = |message: Message| {

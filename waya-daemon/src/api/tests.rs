@@ -5,10 +5,13 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::testing::{World, memory};
-use super::{ApiError, Content, IdempotencyKey, PersonalMessage, SendRequest, WaitFor, ensure_key};
+use super::testing::{World, incoming, memory};
+use super::view::EventBodyView;
+use super::{ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, SendRequest, WaitFor, ensure_key};
 use crate::bus::BusEvent;
-use crate::model::{Change, LinkState, PairingMethod, Source, Status};
+use crate::model::{
+    Ack, Change, ChatId, EventBody, Incoming, LinkState, MessageId, PairingMethod, Source, Status, StatusChanged,
+};
 use crate::session::{SessionError, WhatsApp as _};
 use crate::store::Contact;
 
@@ -81,6 +84,65 @@ async fn a_person_by_lid_is_the_contact_of_their_phone() {
     assert_eq!((answer.messages.len(), answer.duplicates), (1, vec!["991234567@lid".to_owned()]));
     let refused = world.api.send(one("881234567@lid", "Halo"), Source::Cli).await.unwrap_err();
     assert_eq!((refused.code(), refused.field()), ("recipient_not_allowed", Some("number")));
+}
+
+#[tokio::test]
+async fn a_phone_that_is_learnt_later_is_shown_wherever_the_lid_was() {
+    let world = World::new().await;
+    let (lid, phone) = (ChatId::lid("991234567"), ChatId::phone("6281200000002"));
+    let sent = world.api.send(one(lid.as_str(), "Halo"), Source::Cli).await.unwrap();
+    let id = sent.id.unwrap();
+    let group = Incoming { sender: lid.clone(), ..incoming("A", "in a group") };
+    let private = Incoming { chat: lid.clone(), sender: lid.clone(), ..incoming("B", "in private") };
+    let stranger = Incoming { chat: ChatId::lid("55"), sender: ChatId::lid("55"), ..incoming("C", "unknown") };
+    world.store.journal.record_incoming(vec![group, private, stranger]).await.unwrap();
+    let status = StatusChanged {
+        id,
+        reference_id: None,
+        chat: lid.clone(),
+        status: Status::Sent,
+        ack: Ack::Server,
+        error: None,
+    };
+    world.store.journal.append(EventBody::Status(status), world.clock.now()).await.unwrap();
+
+    assert_eq!(addresses(&world, id).await, vec![lid.to_string(); 10]);
+    let mut changes = world.api.message_changes();
+    let contact =
+        Contact { phone: Some("6281200000002".to_owned()), lid: Some("991234567".to_owned()), ..Contact::default() };
+    world.store.contacts.learn(vec![contact]).await.unwrap();
+    let mut shown = vec![phone.to_string(); 10];
+    (shown[1], shown[3], shown[9]) = (phone.user().to_owned(), phone.user().to_owned(), phone.user().to_owned());
+    assert_eq!(addresses(&world, id).await, shown);
+    world.change(id, Change::Claim).await;
+    assert_eq!(changes.next().await.unwrap().chat_id, phone);
+    let cancelled = world.api.cancel(&id.to_string()).await;
+    assert!(matches!(cancelled, Err(ApiError::NotCancellable(Status::Sending))), "{cancelled:?}");
+
+    let EventBodyView::Message { message } =
+        world.api.events("0", 10, Duration::ZERO).await.unwrap().events[2].body.clone()
+    else {
+        panic!("not a message")
+    };
+    assert_eq!(message.chat_id, ChatId::lid("55"), "nobody knows more");
+    assert_eq!(world.store.outbox.message(id).await.unwrap().unwrap().chat, lid, "rows stay as they were written");
+}
+
+/// Every address that is shown of a message to a person, and of three events that name the person.
+async fn addresses(world: &World, id: MessageId) -> Vec<String> {
+    let message = world.api.message(&id.to_string()).await.unwrap();
+    let list = world.api.queue_list(ListRequest::default()).await.unwrap().messages.remove(0);
+    let mut shown = vec![message.chat_id.to_string(), message.number, list.chat_id.to_string(), list.number];
+    let events = world.api.events("0", 10, Duration::ZERO).await.unwrap().events;
+    let [group, private, _, status] = <[_; 4]>::try_from(events).unwrap().map(|event| event.body);
+    let (EventBodyView::Message { message: group }, EventBodyView::Message { message: private }) = (group, private)
+    else {
+        panic!("no messages")
+    };
+    let EventBodyView::Status { status } = status else { panic!("no status") };
+    shown.extend([group.author.unwrap(), group.sender, private.from, private.chat_id].map(String::from));
+    shown.extend([status.chat_id.to_string(), status.number]);
+    shown
 }
 
 #[tokio::test]

@@ -156,6 +156,37 @@ async fn what_is_learnt_of_people_reaches_the_address_book() {
     assert_eq!((contact.phone.as_deref(), contact.push_name.as_deref()), (Some("6281200000002"), Some("Budi")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_queue_hears_who_is_one_person_before_anybody_else_can_know() {
+    let world = World::new(|store| store).await;
+    world.whatsapp.tell(WaEvent::Link(LinkState::Connected));
+    let draft = |chat| Draft {
+        chat,
+        text: "Halo".to_owned(),
+        reference_id: None,
+        lane: Lane::High,
+        source: Source::Cli,
+        not_before: None,
+    };
+    let enqueue = async |chat| {
+        let Ok(Accepted::Fresh(placed)) = world.queue.enqueue(vec![draft(chat)], None).await else { panic!("refused") };
+        placed[0].id
+    };
+    enqueue(ChatId::lid("991")).await;
+    world.whatsapp.wait_for_sent(1).await;
+    let person =
+        WaEvent::Person { phone: Some("6281200000002".to_owned()), lid: Some("991".to_owned()), push_name: None };
+    world.whatsapp.tell(person);
+    while world.store.contacts.by_lid("991").await.unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The one by LID is on its way still.
+    let second = enqueue(ChatId::phone("6281200000002")).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let second = world.store.outbox.message(second).await.unwrap().unwrap();
+    assert_eq!((world.whatsapp.sent().len(), second.status), (1, Status::Pending));
+}
+
 #[tokio::test]
 async fn incoming_messages_are_acknowledged_only_when_the_journal_has_them() {
     let (memory, store) = memory();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::model::{Change, Message, MessageId, Timestamp, WhatsAppId};
-use crate::store::{Changed, OpenMessage, Store, StoreError};
+use crate::store::{ByPhone, Changed, OpenMessage, Store, StoreError};
 
 /// A cheap handle to rows, clock and bus.
 #[derive(Debug, Clone)]
@@ -62,14 +62,19 @@ impl Ledger {
         }
     }
 
-    /// All unfinished rows.
+    /// All unfinished rows, people by phone whenever that is known.
     pub(super) async fn open(&self) -> Vec<OpenMessage> {
-        loop {
+        let mut open = loop {
             match self.store.outbox.open().await {
                 Ok(open) => break self.works(open),
                 Err(error) => self.wait(&error).await,
             }
+        };
+        let mut by_phone = ByPhone::new(&self.store);
+        for message in &mut open {
+            by_phone.name(&mut message.chat).await;
         }
+        open
     }
 
     /// Tells the views what a row has become.

@@ -46,12 +46,12 @@ pub use policy::NO_ANSWER;
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::model::{
-    Change, ChatId, Lane, Message, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
+    Change, ChatId, Lane, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
 };
 use crate::session::WhatsApp;
 use crate::settings::Snapshot;
 pub use crate::store::Placed;
-use crate::store::{Batch, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
+use crate::store::{Batch, ByPhone, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
 use gauge::Gauge;
 use ids::IdGenerator;
 use ledger::Ledger;
@@ -224,7 +224,7 @@ impl Queue {
     /// # Errors
     /// When the store does not answer.
     pub async fn cancel(&self, id: MessageId) -> Result<Changed, StoreError> {
-        self.change(id, Change::Cancel, |message| Input::Gone(message.id)).await
+        self.change(id, Change::Cancel, |open| Input::Gone(open.id)).await
     }
 
     /// Tries a failed or cancelled message again, under the same WhatsApp id.
@@ -232,14 +232,14 @@ impl Queue {
     /// # Errors
     /// When the store does not answer.
     pub async fn retry(&self, id: MessageId) -> Result<Changed, StoreError> {
-        self.change(id, Change::RetryByHand, |message| Input::Again(OpenMessage::from(message))).await
+        self.change(id, Change::RetryByHand, Input::Again).await
     }
 
     async fn change(
         &self,
         id: MessageId,
         change: Change,
-        input: impl FnOnce(&Message) -> Input + Send + 'static,
+        input: impl FnOnce(OpenMessage) -> Input + Send + 'static,
     ) -> Result<Changed, StoreError> {
         let queue = self.clone();
         finish(async move {
@@ -248,7 +248,9 @@ impl Queue {
             let changed = inner.store.outbox.change(id, change, inner.clock.now()).await;
             let changed = changed.inspect_err(|error| queue.doubt(error))?;
             if let Changed::Yes(message) = &changed {
-                queue.tell(input(message));
+                let mut open = OpenMessage::from(&**message);
+                ByPhone::new(&inner.store).name(&mut open.chat).await;
+                queue.tell(input(open));
                 inner.bus.publish(BusEvent::Message(message.clone()));
             }
             Ok(changed)
@@ -341,6 +343,12 @@ impl Queue {
         for id in ids {
             self.tell(Input::Receipt(id, kind, at));
         }
+    }
+
+    /// A person's LID and phone digits belong together: from now on they are one chat. To be told before the store
+    /// learns it, so that nothing accepted by phone passes what was accepted by LID.
+    pub fn on_pair(&self, lid: &str, phone: &str) {
+        self.tell(Input::Pair(ChatId::lid(lid), ChatId::phone(phone)));
     }
 
     fn tell(&self, input: Input) {

@@ -4,6 +4,9 @@
 //! candidate, and none while one is on its way. One that backs off stays at the head, so it holds its own chat only. One
 //! with a time of its own joins its chat's line when that has come.
 
+mod line;
+mod people;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -12,11 +15,13 @@ use super::policy::BACKOFF_LONGEST;
 use super::ranks::Ranks;
 use crate::model::{ChatId, Lane, MessageId, Timestamp, WhatsAppId};
 use crate::store::OpenMessage;
+use line::Line;
+use people::People;
 
 /// What is known of one unfinished message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it goes.
+    /// In whose line it stands: the person's phone whenever that is known, however the message is addressed.
     pub chat: ChatId,
     /// Its lane.
     pub lane: Lane,
@@ -38,26 +43,6 @@ pub struct Entry {
     pub by_hand: bool,
 }
 
-/// One chat's line in one lane.
-#[derive(Debug, Default)]
-struct Line {
-    waiting: BTreeSet<MessageId>,
-    /// The one that has left before: it may have arrived, so nothing of its chat passes it.
-    tried: Option<MessageId>,
-    in_flight: Option<MessageId>,
-}
-
-impl Line {
-    fn head(&self) -> Option<MessageId> {
-        self.tried.or_else(|| self.waiting.first().copied())
-    }
-
-    fn leave(&mut self, id: MessageId) {
-        self.waiting.remove(&id);
-        self.tried.take_if(|tried| *tried == id);
-    }
-}
-
 /// Everything unfinished.
 #[derive(Debug, Default)]
 pub struct State {
@@ -72,6 +57,7 @@ pub struct State {
     backing_off: BTreeSet<(Timestamp, MessageId)>,
     /// Not in a line before their time.
     scheduled: BTreeSet<(Timestamp, MessageId)>,
+    people: People,
 }
 
 impl State {
@@ -81,7 +67,7 @@ impl State {
             return;
         }
         let entry = Entry {
-            chat: open.chat,
+            chat: self.people.admit(open.id, open.chat),
             lane: open.lane,
             created_at: open.created_at,
             not_before: open.not_before,
@@ -132,14 +118,14 @@ impl State {
     /// Puts the head of a line among the candidates, after the line changed; an empty line goes.
     fn head(&mut self, key: &(Lane, ChatId), now: Timestamp) {
         let Some(line) = self.lines.get(key) else { return };
-        match (line.head(), line.in_flight) {
-            (None, None) => drop(self.lines.remove(key)),
-            (Some(head), None) => match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now)
+        match line.head() {
+            _ if line.is_empty() => drop(self.lines.remove(key)),
+            Some(head) if !line.is_on_its_way() => match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now)
             {
                 Some(at) => drop(self.backing_off.insert((at, head))),
                 None => drop(self.ready.insert((key.0, head))),
             },
-            (_, Some(_)) => {}
+            _ => {}
         }
     }
 
@@ -206,8 +192,7 @@ impl State {
         self.unhead(&key);
         self.waiting[key.0 as usize].remove(id);
         if let Some(line) = self.lines.get_mut(&key) {
-            line.leave(id);
-            line.in_flight.get_or_insert(id);
+            line.set_off(id);
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.in_flight = true;
@@ -226,9 +211,7 @@ impl State {
             entry.troubled += u64::try_from(backs_off.as_millis()).unwrap_or(u64::MAX);
         }
         self.waiting[key.0 as usize].insert(id);
-        let line = self.lines.entry(key.clone()).or_default();
-        line.waiting.insert(id);
-        line.tried.get_or_insert(id);
+        self.lines.entry(key.clone()).or_default().come_back(id);
         self.head(&key, now);
     }
 
@@ -242,6 +225,7 @@ impl State {
         if let Some(line) = self.lines.get_mut(&key) {
             line.leave(id);
         }
+        self.people.forget(id, &key.1);
         if let Some(whatsapp_id) = self.entries.remove(&id).and_then(|entry| entry.whatsapp_id) {
             self.by_whatsapp_id.remove(&whatsapp_id);
         }
@@ -269,8 +253,8 @@ impl State {
     }
 
     fn leave_flight(&mut self, id: MessageId, key: &(Lane, ChatId)) {
-        if let Some(line) = self.lines.get_mut(key).filter(|line| line.in_flight == Some(id)) {
-            line.in_flight = None;
+        if let Some(line) = self.lines.get_mut(key) {
+            line.land(id);
         }
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.in_flight = false;

@@ -12,12 +12,24 @@ use crate::store::OpenMessage;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Accept { chat: u8, lane: usize, after_ms: Option<u64> },
+    Accept {
+        chat: u8,
+        lane: usize,
+        after_ms: Option<u64>,
+    },
     StartNext,
     Finish(usize),
     PutBack(usize, Option<u64>),
     Cancel(usize),
     Pass(u64),
+    /// A person's LID and phone turn out to be one.
+    Pair(u8),
+}
+
+/// Two people, each by phone and by LID.
+fn chat(number: u8) -> ChatId {
+    let digits = format!("62812000000{}", number % 2);
+    if number < 2 { ChatId::phone(&digits) } else { ChatId::lid(&digits) }
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -28,6 +40,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => ((0usize..8), proptest::option::of(1u64..500)).prop_map(|(n, at)| Step::PutBack(n, at)),
         1 => (0usize..8).prop_map(Step::Cancel),
         2 => (1u64..400).prop_map(Step::Pass),
+        1 => (0u8..2).prop_map(Step::Pair),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -70,16 +83,19 @@ proptest! {
         let mut now = Timestamp::from_millis(1_000);
         let mut state = State::default();
         let mut known: BTreeMap<MessageId, Known> = BTreeMap::new();
+        let mut paired = [false; 2];
         for step in steps {
             let nth = |n: usize, in_flight: bool, known: &BTreeMap<MessageId, Known>| {
                 known.iter().filter(|(_, message)| message.in_flight == in_flight).map(|(id, _)| *id).nth(n)
             };
             match step {
                 Step::Accept { chat, lane, after_ms } => {
-                    let (chat, lane) = (ChatId::phone(&format!("62812000000{chat}")), Lane::ALL[lane]);
+                    let (addressed, lane) = (self::chat(chat), Lane::ALL[lane]);
+                    let person = chat % 2;
+                    let chat = if paired[usize::from(person)] { self::chat(person) } else { addressed.clone() };
                     let not_before = after_ms.map(|ms| now.plus(Duration::from_millis(ms)));
                     let id = ids.next(now);
-                    state.insert(OpenMessage { id, chat: chat.clone(), lane, status: Status::Pending, created_at: now, not_before, retry_at: None, claimed: false }, now);
+                    state.insert(OpenMessage { id, chat: addressed, lane, status: Status::Pending, created_at: now, not_before, retry_at: None, claimed: false }, now);
                     known.insert(id, Known { chat, lane, due: not_before.unwrap_or(now), retry_at: None, in_flight: false, tried: false });
                 }
                 Step::StartNext => {
@@ -103,6 +119,14 @@ proptest! {
                     state.remove(id, now);
                     known.remove(&id);
                 },
+                Step::Pair(person) => {
+                    let (phone, lid) = (chat(person), chat(person + 2));
+                    state.pair(&lid, &phone, now);
+                    paired[usize::from(person)] = true;
+                    for message in known.values_mut().filter(|message| message.chat == lid) {
+                        message.chat = phone.clone();
+                    }
+                }
                 Step::Pass(ms) => {
                     now = now.plus(Duration::from_millis(ms));
                     state.wake(now);

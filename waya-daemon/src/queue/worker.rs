@@ -24,7 +24,7 @@ use super::policy::{self, Attempt};
 use super::settler::{self, Settle, Settled};
 use super::state::State;
 use super::trouble::Trouble;
-use crate::model::{Change, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
+use crate::model::{Change, ChatId, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::OpenMessage;
@@ -75,6 +75,8 @@ pub(super) enum Input {
     Receipt(WhatsAppId, ReceiptKind, Timestamp),
     /// Where a row stands after a change.
     Settled(Settled),
+    /// This LID and this phone are one person.
+    Pair(ChatId, ChatId),
 }
 
 /// What handles may see.
@@ -228,6 +230,7 @@ impl Worker {
             Input::Locked(id, until) => self.settle(id, Change::Failed { reason: policy::locked(until) }),
             Input::Receipt(whatsapp_id, kind, at) => self.heard_of(whatsapp_id, Change::Receipt { kind, at }),
             Input::Settled(settled) => self.settled(settled),
+            Input::Pair(lid, phone) => self.state.pair(&lid, &phone, self.now()),
         }
     }
 

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 use super::testing::{World, draft, offline, quick};
 use super::{Draft, NO_ANSWER};
 use crate::clock::Clock as _;
-use crate::model::{Ack, Lane, LinkState, NackReason, ReceiptKind, Status};
+use crate::model::{Ack, ChatId, Lane, LinkState, NackReason, ReceiptKind, Status};
 use crate::session::SendError;
 use crate::session::fake::SendStep;
 use crate::settings::Snapshot;
+use crate::store::{Changed, Contact};
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_queue_sends_at_once_and_a_busy_one_keeps_its_pace() {
@@ -60,6 +61,62 @@ async fn a_chat_keeps_its_order_and_one_that_fails_holds_nobody_else() {
     let ids: Vec<_> = world.whatsapp.sent().into_iter().map(|sent| sent.whatsapp_id).collect();
     let id = async |id| world.message(id).await.whatsapp_id;
     assert_eq!(ids, [id(first).await, id(other).await, id(first).await, id(second).await]);
+}
+
+/// The first person, by LID.
+fn by_lid() -> Draft {
+    Draft { chat: ChatId::lid("991"), ..draft(1, Lane::Normal) }
+}
+
+/// The first person's phone and LID.
+fn pair() -> (String, &'static str) {
+    (draft(1, Lane::Normal).chat.user().to_owned(), "991")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_by_lid_is_not_passed_once_the_phone_is_known() {
+    let world = World::new(quick()).await;
+    let later = || SendStep::Give(Err(SendError::Transient("later".to_owned())));
+    world.whatsapp.next_sends([later()]);
+    let first = world.accept_draft(by_lid()).await;
+    world.until(first, |message| message.retry_at.is_some()).await;
+    let (phone, lid) = pair();
+    world.queue.on_pair(lid, &phone);
+    let second = world.accept(1, Lane::Normal).await;
+    // Somebody asked before it was known.
+    let third = world.accept_draft(by_lid()).await;
+    assert_eq!(world.held(second).await.map(|held| held.0), Some("backoff"));
+    for (id, count) in [(first, 2), (second, 3), (third, 4)] {
+        let sent = world.sent(count).await;
+        assert_eq!(sent.last().unwrap().whatsapp_id, world.message(id).await.whatsapp_id);
+        world.ack(id).await;
+    }
+    assert_eq!(world.message(first).await.chat, ChatId::lid(lid), "the row is as it was accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_and_a_retry_by_hand_know_who_is_one_person() {
+    let mut world = World::new(Snapshot { max_attempts: 1, ..quick() }).await;
+    world.whatsapp.next_sends([SendStep::Give(Err(SendError::Permanent("no".to_owned())))]);
+    let failed = world.accept_draft(by_lid()).await;
+    world.until(failed, |message| message.status == Status::Failed).await;
+    world.whatsapp.set_link(offline());
+    let waits = world.accept_draft(by_lid()).await;
+    let (phone, lid) = pair();
+    let contact = Contact { phone: Some(phone), lid: Some(lid.to_owned()), ..Contact::default() };
+    world.store.contacts.learn(vec![contact]).await.unwrap();
+    world.restart().await;
+    let by_phone = world.accept(1, Lane::Normal).await;
+    assert!(matches!(world.queue.retry(failed).await, Ok(Changed::Yes(_))));
+    world.whatsapp.set_link(LinkState::Connected);
+    // One at a time, the oldest first, though nothing backs off.
+    for (id, count) in [(failed, 2), (waits, 3), (by_phone, 4)] {
+        let sent = world.sent(count).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.whatsapp.sent().len(), count);
+        assert_eq!(sent.last().unwrap().whatsapp_id, world.message(id).await.whatsapp_id);
+        world.ack(id).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 //! Every call that writes answers only after its fsync. Nothing here decides anything: what may become of a
 //! message is `model::transition`'s to say, and is carried out inside the transaction.
 
+mod by_phone;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 #[cfg(any(test, feature = "test-util"))]
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+
+pub use by_phone::ByPhone;
 
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, Message, MessageId, NewMessage, Refusal, Status,

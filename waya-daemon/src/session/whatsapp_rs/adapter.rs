@@ -15,7 +15,7 @@ use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendO
 
 use super::convert;
 use super::driver::WaDriver;
-use crate::model::{PairingMethod, Timestamp};
+use crate::model::{ChatId, PairingMethod, Timestamp};
 use crate::session::supervisor::Handle;
 use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 
@@ -60,6 +60,17 @@ impl Adapter {
         }
         let answers: Option<Vec<bool>> = phones.iter().map(|phone| is_registered(&results, phone)).collect();
         answers.ok_or_else(|| SendError::Transient("WhatsApp did not say whether it knows the number".to_owned()))
+    }
+
+    /// The chat of a person addressed by LID whose phone the library knows; the daemon is told of it.
+    async fn known_by_phone(&self, client: &Client, to: &Jid) -> Option<ChatId> {
+        if !to.is_lid() {
+            return None;
+        }
+        let address = convert::address(client, to, None).await?;
+        let context = &self.driver.context;
+        context.people.named(&address).into_iter().for_each(|person| context.tell(person));
+        Some(address.chat)
     }
 
     fn learn(&self, result: &IsOnWhatsAppResult) {
@@ -146,9 +157,11 @@ impl WhatsApp for Adapter {
 
     async fn send(&self, outgoing: Outgoing) -> Result<(), SendError> {
         let client = self.connected().ok_or(SendError::Offline)?;
-        let message = message(outgoing.text, self.driver.context.timers.of(&outgoing.chat));
+        let to = convert::jid(&outgoing.chat);
+        let chat = self.known_by_phone(&client, &to).await.unwrap_or(outgoing.chat);
+        let message = message(outgoing.text, self.driver.context.timers.of(&chat));
         let options = SendOptions::default().with_message_id(outgoing.whatsapp_id.0);
-        let sending = client.send_message_with_options(convert::jid(&outgoing.chat), message, options);
+        let sending = client.send_message_with_options(to, message, options);
         match tokio::time::timeout(HAND_OVER_TAKES, sending).await {
             Ok(outcome) => outcome.map(|_| ()).map_err(|error| send_error(&error)),
             Err(_) => Err(SendError::Transient("WhatsApp did not answer while the message was prepared".to_owned())),

@@ -14,7 +14,7 @@ use whatsapp_rust::types::durability_hook::InboundDurabilityHook;
 use whatsapp_rust::types::events::InboundMessage;
 
 use super::context::Context;
-use super::convert;
+use super::convert::{self, Address};
 use crate::model::Incoming;
 
 /// The first wait before the journal is tried again; it doubles up to …
@@ -88,14 +88,18 @@ impl InboundDurabilityHook for JournalFirst {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
         for message in batch {
             self.context.people.learn(&message.info).into_iter().for_each(|person| self.context.tell(person));
+            let Some(address) = convert::chat_of(&client, &message.info).await else { continue };
+            self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));
             // What comes by a broadcast list carries the list's timer, not the chat's.
-            if !convert::is_broadcast_list(&message.info.source.chat)
-                && let Some(address) = convert::chat_of(&client, &message.info).await
-            {
+            if !convert::is_broadcast_list(&message.info.source.chat) {
                 self.context.timers.learn(&address.chat, message);
             }
         }
         let messages = convert::all_incoming(&client, batch, self.context.out.clock.now()).await;
+        for Incoming { sender, sender_lid, .. } in &messages {
+            let address = Address { chat: sender.clone(), lid: sender_lid.clone() };
+            self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));
+        }
         if messages.is_empty() {
             return Ok(());
         }

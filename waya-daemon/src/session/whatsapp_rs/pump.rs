@@ -59,6 +59,7 @@ async fn received(context: &Context, client: &Arc<Client>, receipt: &Receipt) {
     let chat = convert::address(client, &source.chat, alternative).await;
     let from = convert::address(client, &source.sender, alternative).await;
     let (Some(chat), Some(from)) = (chat, from) else { return };
+    context.people.named(&from).into_iter().for_each(|person| context.tell(person));
     context.tell(WaEvent::Receipt {
         ids: receipt.message_ids.iter().cloned().map(WhatsAppId).collect(),
         chat: chat.chat,
