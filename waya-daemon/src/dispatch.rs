@@ -1,8 +1,9 @@
 //! One closed match on what the session tells.
 //!
 //! Incoming messages go to the journal and are on disk when the session is told so; acks and receipts go to the queue,
-//! link states to the views and the journal, what was learnt of people to the address book. It decides nothing. What
-//! is to be written goes through a line of its own, so that a slow store never keeps an ack waiting.
+//! link states to the views and the journal, what was learnt of people and chats to the address book and the chat list.
+//! It decides nothing. What is to be written goes through a line of its own, so that a slow store never keeps an ack
+//! waiting.
 
 use std::sync::Arc;
 
@@ -14,11 +15,13 @@ use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::model::{EventBody, Incoming, LinkState, Timestamp};
 use crate::queue::Queue;
-use crate::session::{Inbox, WaEvent};
+use crate::session::{History, Inbox, Person, WaEvent};
 use crate::store::{Contact, Journal, Store, StoreError};
 
 /// So many events are taken at once, so that what belongs together costs one commit.
 const AT_ONCE: usize = 256;
+/// So many rows of a history are written in one transaction.
+const ROWS_AT_ONCE: usize = 1_000;
 
 /// The journal, as the session's inbox.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ impl Inbox for JournalInbox {
 enum Note {
     Link(LinkState, Timestamp),
     Person(Contact),
+    History(History),
+    Forgotten,
 }
 
 /// Passes on what the session tells, until it tells no more, or until `last_call`: what it has told by then is passed on
@@ -66,12 +71,15 @@ pub async fn run(
             match event {
                 WaEvent::ServerAck { id, refused } => queue.on_server_ack(id, refused),
                 WaEvent::Receipt { ids, kind, at, .. } => queue.on_receipt(ids, kind, at),
-                WaEvent::Person { phone, lid, push_name } => {
-                    if let (Some(phone), Some(lid)) = (&phone, &lid) {
-                        queue.on_pair(lid, phone);
-                    }
-                    note(Note::Person(Contact { phone, lid, push_name, registered: None }));
+                WaEvent::Person(person) => {
+                    pair(&queue, &person);
+                    note(Note::Person(contact(person)));
                 }
+                WaEvent::History(history) => {
+                    history.people.iter().for_each(|person| pair(&queue, person));
+                    note(Note::History(history));
+                }
+                WaEvent::Forgotten => note(Note::Forgotten),
                 WaEvent::Link(state) => {
                     tracing::info!(state = state.name(), "link");
                     note(Note::Link(state.clone(), clock.now()));
@@ -83,6 +91,17 @@ pub async fn run(
     tokio::join!(pass_on, write_down(noted, &store));
 }
 
+/// Tells the queue of both addresses of a person, before the store learns them.
+fn pair(queue: &Queue, person: &Person) {
+    if let (Some(phone), Some(lid)) = (&person.phone, &person.lid) {
+        queue.on_pair(lid, phone);
+    }
+}
+
+fn contact(Person { phone, lid, push_name }: Person) -> Contact {
+    Contact { phone, lid, push_name, registered: None }
+}
+
 async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
     let mut batch = Vec::with_capacity(AT_ONCE);
     let mut last = None;
@@ -91,23 +110,51 @@ async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
         for note in batch.drain(..) {
             match note {
                 Note::Person(contact) => people.push(contact),
+                Note::History(history) => {
+                    // In the order told: a name of before is older than what a history tells.
+                    learn(store, std::mem::take(&mut people)).await;
+                    learn_history(store, history).await;
+                }
+                Note::Forgotten => {
+                    people.clear();
+                    once_it_can(store, "what is to be forgotten", || store.contacts.forget_all()).await;
+                }
                 Note::Link(state, at) => journal_link(store, state, at, &mut last).await,
             }
         }
-        if !people.is_empty() {
-            learn(store, people).await;
-        }
+        learn(store, people).await;
     }
 }
 
-/// Writes down what was learnt of people, once the store can: the session tells it only once.
+/// Writes down what was learnt of people.
 async fn learn(store: &Store, people: Vec<Contact>) {
-    while let Err(error) = store.contacts.learn(people.clone()).await {
+    if !people.is_empty() {
+        once_it_can(store, "names and numbers", || store.contacts.learn(people.clone())).await;
+    }
+}
+
+/// Writes down what the phone knows, a bounded number of rows a transaction, so that nothing else waits long.
+async fn learn_history(store: &Store, history: History) {
+    let mut people = history.people.into_iter().map(contact).peekable();
+    while people.peek().is_some() {
+        learn(store, people.by_ref().take(ROWS_AT_ONCE).collect()).await;
+    }
+    for chats in history.chats.chunks(ROWS_AT_ONCE) {
+        once_it_can(store, "chats", || store.chats.learn(chats.to_vec())).await;
+    }
+}
+
+/// Writes something down once the store can: the session tells it only once.
+async fn once_it_can<F>(store: &Store, what: &str, write: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    while let Err(error) = write().await {
         if matches!(error, StoreError::Damaged(_)) {
-            tracing::error!(%error, "names and numbers are not written down");
+            tracing::error!(%error, what, "not written down");
             return;
         }
-        tracing::debug!(%error, "names and numbers wait for the store");
+        tracing::debug!(%error, what, "waiting for the store");
         store.come_back().await;
     }
 }

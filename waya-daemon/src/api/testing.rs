@@ -15,14 +15,14 @@ use super::{Api, DaemonInfo, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, Message, MessageId, OfflineReason, Status,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, OfflineReason, Status,
     Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::{
-    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
+    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
     OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth,
 };
 
@@ -41,6 +41,7 @@ struct Rows {
     idempotency: Vec<(Idempotency, Vec<Placed>)>,
     events: Vec<Event>,
     contacts: Vec<Contact>,
+    chats: Vec<ListedChat>,
     values: HashMap<(String, String), Vec<u8>>,
 }
 
@@ -217,6 +218,33 @@ impl AddressBook for Memory {
     async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
         Ok(self.rows()?.contacts.iter().find(|contact| contact.lid.as_deref() == Some(lid)).cloned())
     }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        Ok(self.rows()?.contacts.len() as u64)
+    }
+
+    async fn forget_all(&self) -> Result<(), StoreError> {
+        let mut rows = self.rows()?;
+        rows.contacts.clear();
+        rows.chats.clear();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ChatList for Memory {
+    async fn learn(&self, chats: Vec<ListedChat>) -> Result<(), StoreError> {
+        self.rows()?.chats.extend(chats);
+        Ok(())
+    }
+
+    async fn chat(&self, id: &ChatId) -> Result<Option<ListedChat>, StoreError> {
+        Ok(self.rows()?.chats.iter().find(|chat| chat.id == *id).cloned())
+    }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        Ok(self.rows()?.chats.len() as u64)
+    }
 }
 
 #[async_trait]
@@ -267,6 +295,7 @@ pub fn memory() -> (Arc<Memory>, Store) {
         outbox: memory.clone(),
         journal: memory.clone(),
         contacts: memory.clone(),
+        chats: memory.clone(),
         values: memory.clone(),
         health: memory.health.subscribe(),
     };

@@ -13,11 +13,12 @@ use crate::api::testing::{Memory, incoming, memory};
 use crate::bus::{Bus, BusEvent};
 use crate::clock::{Clock, TokioClock};
 use crate::model::{
-    ChatId, Cursor, Event, EventBody, Incoming, Lane, LinkState, OfflineReason, Source, Status, Timestamp, WhatsAppId,
+    ChatId, Cursor, Event, EventBody, Incoming, Lane, LinkState, ListedChat, OfflineReason, PushName, Source, Status,
+    Timestamp, WhatsAppId,
 };
 use crate::queue::{Accepted, Draft, Queue};
 use crate::session::fake::FakeWhatsApp;
-use crate::session::{Inbox as _, WaEvent, WhatsApp};
+use crate::session::{History, Inbox as _, Person, WaEvent, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::{Journal, Keep, Page, Store, StoreError};
 
@@ -134,10 +135,13 @@ async fn link_states_are_journalled_in_order_once_the_store_can_and_without_code
 #[tokio::test(start_paused = true)]
 async fn what_is_learnt_of_people_reaches_the_address_book() {
     let world = World::new(|store| store).await;
-    let person = |name: &str| WaEvent::Person {
-        phone: Some("6281200000002".to_owned()),
-        lid: Some("991".to_owned()),
-        push_name: Some(name.to_owned()),
+    let person = |name: &str| {
+        let name = PushName { text: name.to_owned(), at: Timestamp::from_millis(1) };
+        WaEvent::Person(Person {
+            phone: Some("6281200000002".to_owned()),
+            lid: Some("991".to_owned()),
+            push_name: Some(name),
+        })
     };
     // The session says it only once.
     world.memory.set_down(true);
@@ -153,7 +157,38 @@ async fn what_is_learnt_of_people_reaches_the_address_book() {
         }
     };
     let contact = tokio::time::timeout(Duration::from_secs(10), known).await.unwrap();
-    assert_eq!((contact.phone.as_deref(), contact.push_name.as_deref()), (Some("6281200000002"), Some("Budi")));
+    assert_eq!(contact.phone.as_deref(), Some("6281200000002"));
+    assert_eq!(contact.push_name.map(|name| name.text).as_deref(), Some("Budi"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_is_written_whole_and_gone_when_the_account_is() {
+    let world = World::new(|store| store).await;
+    let person = |n: usize| Person { phone: Some(format!("62812{n:05}")), lid: Some(n.to_string()), push_name: None };
+    let chat = |n: usize| ListedChat::new(ChatId::phone(&format!("62812{n:05}")));
+    let history =
+        History { people: (0..2_500).map(person).collect(), chats: (0..1_500).map(chat).collect() };
+    let counts = async || (world.store.contacts.count().await.unwrap(), world.store.chats.count().await.unwrap());
+    let until = async |wanted| {
+        let reached = async {
+            while counts().await != wanted {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(10), reached).await.expect("the counts that are wanted");
+    };
+    world.memory.set_down(true);
+    world.whatsapp.tell(WaEvent::History(history.clone()));
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    world.memory.set_down(false);
+    until((2_500, 1_500)).await;
+
+    // What was told before goes with the rest, what is told after belongs to the next account.
+    world.whatsapp.tell(WaEvent::Person(person(3_000)));
+    world.whatsapp.tell(WaEvent::Forgotten);
+    world.whatsapp.tell(WaEvent::Person(person(3_001)));
+    until((1, 0)).await;
+    assert!(world.store.contacts.by_lid("3001").await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]

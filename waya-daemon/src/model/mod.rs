@@ -5,8 +5,10 @@ mod event;
 mod inbound;
 mod kind;
 mod link;
+mod listed;
 mod message;
 mod nack;
+mod name;
 mod recipient;
 mod timestamp;
 mod transition;
@@ -18,11 +20,13 @@ pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};
 pub use inbound::{Incoming, IncomingKey};
 pub use kind::Kind;
 pub use link::{LinkState, OfflineReason, PairingMethod};
+pub use listed::ListedChat;
 pub use message::{
     Ack, InvalidId, Lane, MAX_REFERENCE_CHARS, MAX_TEXT_CHARS, Message, MessageId, NewMessage, Source, Status,
     WhatsAppId,
 };
 pub use nack::{NackReason, Verdict};
+pub use name::{MAX_NAME_CHARS, PushName, clean_name};
 pub use recipient::{InvalidRecipient, Recipient};
 pub use timestamp::Timestamp;
 pub use transition::{Change, ReceiptKind, Refusal};

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::model::{ChatId, Incoming, LinkState, NackReason, PairingMethod, ReceiptKind, Timestamp, WhatsAppId};
+use crate::model::{ChatId, Incoming, LinkState, ListedChat, NackReason, PairingMethod, PushName, ReceiptKind, Timestamp, WhatsAppId};
 
 /// What leaves.
 #[derive(Clone)]
@@ -93,6 +93,26 @@ pub struct Link {
     pub me: Option<Me>,
 }
 
+/// A person, as far as something was learnt.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Phone digits.
+    pub phone: Option<String>,
+    /// LID digits.
+    pub lid: Option<String>,
+    /// Their own name for themselves.
+    pub push_name: Option<PushName>,
+}
+
+/// A part of what the phone knows when an account is linked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct History {
+    /// Names, and pairs of phone and LID.
+    pub people: Vec<Person>,
+    /// Rows of the chat list.
+    pub chats: Vec<ListedChat>,
+}
+
 /// What the session tells, but for incoming messages.
 #[derive(Clone, PartialEq, Eq)]
 pub enum WaEvent {
@@ -117,14 +137,11 @@ pub enum WaEvent {
         at: Timestamp,
     },
     /// Something was learnt about a person: phone and LID belong together, or a name.
-    Person {
-        /// Phone digits.
-        phone: Option<String>,
-        /// LID digits.
-        lid: Option<String>,
-        /// Their own name for themselves.
-        push_name: Option<String>,
-    },
+    Person(Person),
+    /// The phone told of the people and chats it knows.
+    History(History),
+    /// The people and chats told of so far belong to an account that is linked no more.
+    Forgotten,
     /// The link changed.
     Link(LinkState),
 }
@@ -183,6 +200,22 @@ impl Debug for Me {
     }
 }
 
+/// With the number masked and without the name, because debug output reaches logs.
+impl Debug for Person {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let chat = self.phone.as_deref().map(ChatId::phone);
+        f.debug_struct("Person").field("chat", &chat).finish_non_exhaustive()
+    }
+}
+
+/// How much of it, because debug output reaches logs.
+impl Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { people, chats } = self;
+        f.debug_struct("History").field("people", &people.len()).field("chats", &chats.len()).finish()
+    }
+}
+
 /// With numbers masked and without names and codes, because debug output reaches logs.
 impl Debug for WaEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -196,10 +229,9 @@ impl Debug for WaEvent {
                 .field("from", from)
                 .field("kind", kind)
                 .finish_non_exhaustive(),
-            Self::Person { phone, .. } => {
-                let chat = phone.as_deref().map(ChatId::phone);
-                f.debug_struct("Person").field("chat", &chat).finish_non_exhaustive()
-            }
+            Self::Person(person) => f.debug_tuple("Person").field(person).finish(),
+            Self::History(history) => f.debug_tuple("History").field(history).finish(),
+            Self::Forgotten => f.write_str("Forgotten"),
             Self::Link(state) => f.debug_tuple("Link").field(&state.name()).finish(),
         }
     }

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AddressBook, Batch, Changed, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
+    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
     OpenMessage, Outbox, Page, Store, StoreError,
 };
-use crate::model::{Change, Cursor, EventBody, Incoming, Message, MessageId, Timestamp, WhatsAppId};
+use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Timestamp, WhatsAppId};
 
 /// When the call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,7 @@ pub fn failing(inner: Store) -> (Store, Arc<Failures>) {
         outbox: Arc::clone(&wrapped) as _,
         journal: Arc::clone(&wrapped) as _,
         contacts: Arc::clone(&wrapped) as _,
+        chats: Arc::clone(&wrapped) as _,
         values: wrapped,
         health,
     };
@@ -180,6 +181,29 @@ impl AddressBook for Failing {
 
     async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
         through!(self, contacts.by_lid(lid))
+    }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        through!(self, contacts.count())
+    }
+
+    async fn forget_all(&self) -> Result<(), StoreError> {
+        through!(self, contacts.forget_all())
+    }
+}
+
+#[async_trait]
+impl ChatList for Failing {
+    async fn learn(&self, chats: Vec<ListedChat>) -> Result<(), StoreError> {
+        through!(self, chats.learn(chats))
+    }
+
+    async fn chat(&self, id: &ChatId) -> Result<Option<ListedChat>, StoreError> {
+        through!(self, chats.chat(id))
+    }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        through!(self, chats.count())
     }
 }
 

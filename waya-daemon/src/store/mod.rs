@@ -19,8 +19,8 @@ use tokio::sync::watch;
 pub use by_phone::ByPhone;
 
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, Message, MessageId, NewMessage, Refusal, Status,
-    Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, Message, MessageId, NewMessage, PushName,
+    Refusal, Status, Timestamp, WhatsAppId,
 };
 
 /// The store said no.
@@ -247,7 +247,7 @@ pub struct Contact {
     /// LID digits.
     pub lid: Option<String>,
     /// Their own name for themselves.
-    pub push_name: Option<String>,
+    pub push_name: Option<PushName>,
     /// Whether the number is on WhatsApp, and when that was learnt.
     pub registered: Option<(bool, Timestamp)>,
 }
@@ -255,12 +255,28 @@ pub struct Contact {
 /// People, and what was learnt of them.
 #[async_trait]
 pub trait AddressBook: Debug + Send + Sync {
-    /// Merges what was learnt; rows of the same phone or LID become one.
+    /// Merges what was learnt, in one transaction; rows of the same phone or LID become one. What is known already
+    /// writes nothing.
     async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError>;
     /// By phone digits.
     async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError>;
     /// By LID digits.
     async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError>;
+    /// How many there are; cheap.
+    async fn count(&self) -> Result<u64, StoreError>;
+    /// Forgets everybody, and with them the chat list: they belong to an account that is linked no more.
+    async fn forget_all(&self) -> Result<(), StoreError>;
+}
+
+/// The account's chat list. The private chats of one person, by phone and by LID, are one chat.
+#[async_trait]
+pub trait ChatList: Debug + Send + Sync {
+    /// Merges what was learnt, in one transaction. What is known already writes nothing.
+    async fn learn(&self, chats: Vec<ListedChat>) -> Result<(), StoreError>;
+    /// One chat, by either address of a private one.
+    async fn chat(&self, id: &ChatId) -> Result<Option<ListedChat>, StoreError>;
+    /// How many there are; cheap.
+    async fn count(&self) -> Result<u64, StoreError>;
 }
 
 /// Small named values: settings, key hashes, marks.
@@ -292,6 +308,8 @@ pub struct Store {
     pub journal: std::sync::Arc<dyn Journal>,
     /// People.
     pub contacts: std::sync::Arc<dyn AddressBook>,
+    /// Their chats, and groups.
+    pub chats: std::sync::Arc<dyn ChatList>,
     /// Settings and marks.
     pub values: std::sync::Arc<dyn KeyValues>,
     /// Whether it works.

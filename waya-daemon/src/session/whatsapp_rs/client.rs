@@ -61,7 +61,7 @@ pub async fn build(context: &Arc<Context>) -> Result<Live, OpenError> {
         .with_inbound_durability_hook(JournalFirst::new(Arc::clone(context)))
         .with_background_saver_interval(SAVED_AT_LEAST);
     if context.config.sandbox {
-        builder = builder.with_skip_history_sync(true).with_wanted_pre_key_count(SANDBOX_KEYS);
+        builder = builder.with_wanted_pre_key_count(SANDBOX_KEYS);
     }
     let client = builder.build().await.map_err(|error| refused(&error))?.into_client();
     let (sink, events) = Sink::new(Arc::clone(context), &client);
@@ -85,7 +85,8 @@ async fn keep_version_fresh(context: Arc<Context>, client: Weak<Client>) {
     }
 }
 
-/// As a browser, and with little history: its tokens and number pairs are wanted, its messages are not.
+/// As a browser, and with little history: its tokens, number pairs, names and chats are wanted, its
+/// messages are not.
 fn device_props() -> DevicePropsOverride {
     DevicePropsOverride::new().with_os(DEVICE_NAME).with_platform_type(PlatformType::CHROME).with_history_sync_config(
         HistorySyncConfig {

@@ -94,6 +94,12 @@ impl Context {
         let _ = self.out.events.send(event);
     }
 
+    /// What was told of people and chats belongs to an account that is linked no more.
+    pub fn forget_people(&self) {
+        self.people.forget();
+        self.tell(WaEvent::Forgotten);
+    }
+
     /// The version to claim: what the config says, else the newest known.
     pub fn version(&self) -> Version {
         version::choose(self.config.version, *self.known_version())

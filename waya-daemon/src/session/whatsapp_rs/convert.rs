@@ -8,7 +8,7 @@ use whatsapp_rust::waproto::codec::message_to_vec;
 use whatsapp_rust::{Client, Jid, Server};
 
 use super::kind;
-use crate::model::{ChatId, ChatKind, Incoming, Timestamp};
+use crate::model::{ChatId, ChatKind, Incoming, Timestamp, clean_name};
 
 /// The user of the status chat, on the server it shares with broadcast lists.
 const STATUS: &str = "status";
@@ -144,11 +144,11 @@ async fn sender(client: &Client, info: &MessageInfo) -> Option<Address> {
     address(client, &info.source.sender, info.source.sender_alt.as_ref()).await
 }
 
-/// The sender's own name for itself, else the name a business was verified under.
+/// The sender's own name for itself, else the name a business was verified under; fit to be shown.
 #[must_use]
 pub fn push_name(info: &MessageInfo) -> Option<String> {
-    let said = Some(info.push_name.clone()).filter(|name| !name.is_empty());
-    said.or_else(|| info.verified_name.as_ref().and_then(|verified| verified.name.clone()))
+    let verified = || info.verified_name.as_ref().and_then(|verified| verified.name.as_deref());
+    clean_name(&info.push_name).or_else(|| verified().and_then(clean_name))
 }
 
 /// Milliseconds since the epoch; nothing before it.

@@ -197,7 +197,10 @@ impl Driver for WaDriver {
 
     async fn discard(&self, how: Discard) -> Result<(), SessionError> {
         let done = match how {
-            Discard::Delete => self.context.keys.delete(),
+            Discard::Delete => {
+                self.context.forget_people();
+                self.context.keys.delete()
+            }
             Discard::SetAside => self.context.keys.set_aside(),
         };
         *self.me.lock().unwrap_or_else(PoisonError::into_inner) = None;

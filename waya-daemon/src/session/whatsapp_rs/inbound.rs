@@ -86,8 +86,9 @@ async fn retry(context: Arc<Context>, refused: Arc<Mutex<Refused>>, client: Weak
 #[async_trait]
 impl InboundDurabilityHook for JournalFirst {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
+        let now = self.context.out.clock.now();
         for message in batch {
-            self.context.people.learn(&message.info).into_iter().for_each(|person| self.context.tell(person));
+            self.context.people.learn(&message.info, now).into_iter().for_each(|person| self.context.tell(person));
             let Some(address) = convert::chat_of(&client, &message.info).await else { continue };
             self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));
             // What comes by a broadcast list carries the list's timer, not the chat's.
@@ -95,7 +96,7 @@ impl InboundDurabilityHook for JournalFirst {
                 self.context.timers.learn(&address.chat, message);
             }
         }
-        let messages = convert::all_incoming(&client, batch, self.context.out.clock.now()).await;
+        let messages = convert::all_incoming(&client, batch, now).await;
         for Incoming { sender, sender_lid, .. } in &messages {
             let address = Address { chat: sender.clone(), lid: sender_lid.clone() };
             self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));

@@ -15,6 +15,7 @@ mod convert;
 mod dial;
 mod driver;
 mod guard;
+mod history;
 mod http;
 mod inbound;
 mod kind;
@@ -50,7 +51,7 @@ pub struct SessionConfig {
     pub url: Option<String>,
     /// The client version to claim, instead of the newest known.
     pub version: Option<Version>,
-    /// Against the emulator: history is not fetched, and fewer one-time keys are made.
+    /// Against the emulator: fewer one-time keys are made.
     pub sandbox: bool,
     /// Whether to show the account as online, which stops the owner's phone from ringing; as it changes. Never when
     /// absent.

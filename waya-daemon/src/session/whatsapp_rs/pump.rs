@@ -76,10 +76,11 @@ fn is_own(client: &Client, sender: &Jid) -> bool {
 
 /// These were acknowledged already: a failing store loses them.
 async fn unjournalled(context: &Context, client: &Arc<Client>, batch: &MessageBatch) {
+    let now = context.out.clock.now();
     for message in batch {
-        context.people.learn(&message.info).into_iter().for_each(|person| context.tell(person));
+        context.people.learn(&message.info, now).into_iter().for_each(|person| context.tell(person));
     }
-    let messages = convert::all_incoming(client, &batch.messages, context.out.clock.now()).await;
+    let messages = convert::all_incoming(client, &batch.messages, now).await;
     if messages.is_empty() {
         return;
     }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::events::{
-    ConnectFailure, ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, LoggedOut, TemporaryBan,
+    ConnectFailure, ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, LazyHistorySync, LoggedOut,
+    TemporaryBan,
 };
 use whatsapp_rust::wacore_binary::Node;
 
 use super::context::Context;
+use super::history;
 use super::presence::Said;
 use crate::model::Timestamp;
 use crate::session::state::Input;
@@ -21,7 +23,7 @@ use crate::session::state::Input;
 const VERSION_RETRY: Duration = Duration::from_hours(1);
 
 /// The kinds that are used; the library does not even make the others.
-const KINDS: [EventKind; 25] = [
+const KINDS: [EventKind; 26] = [
     EventKind::Connected,
     EventKind::Disconnected,
     EventKind::PairSuccess,
@@ -47,6 +49,7 @@ const KINDS: [EventKind; 25] = [
     EventKind::PairPasskeyRequest,
     EventKind::PairPasskeyError,
     EventKind::PairingQrCodesExhausted,
+    EventKind::HistorySync,
 ];
 
 /// The handler that is subscribed.
@@ -55,6 +58,7 @@ pub struct Sink {
     // The client owns its handlers: a strong reference would keep it alive for ever.
     client: Weak<Client>,
     queue: mpsc::UnboundedSender<Arc<Event>>,
+    history: mpsc::UnboundedSender<LazyHistorySync>,
     presence: Said,
 }
 
@@ -65,7 +69,9 @@ impl Sink {
         let (queue, queued) = mpsc::unbounded_channel();
         let presence = Said::default();
         presence.keep(context.config.presence_online.clone(), Arc::downgrade(client));
-        (Self { context, client: Arc::downgrade(client), queue, presence }, queued)
+        let (history, chunks) = mpsc::unbounded_channel();
+        tokio::spawn(history::run(Arc::clone(&context), chunks));
+        (Self { context, client: Arc::downgrade(client), queue, history, presence }, queued)
     }
 
     fn now(&self) -> Timestamp {
@@ -192,6 +198,8 @@ impl EventHandler for Sink {
             Event::PairingQrCodesExhausted(_) => self.context.progress.through(),
             Event::PairSuccess(_) => {
                 self.context.progress.through();
+                // It may be another account than the last one; the phone tells what it knows again.
+                self.context.forget_people();
                 self.input(Input::Paired);
             }
             Event::PairPasskeyRequest(_) => self.input(Input::PasskeyRequired),
@@ -208,6 +216,8 @@ impl EventHandler for Sink {
                 self.blame("WhatsApp did not hand over the account's settings");
             }
             Event::SelfPushNameUpdated(_) => self.name_came(),
+            // The chunk is shared, not copied; its reader ends with the client only.
+            Event::HistorySync(chunk) => drop(self.history.send(LazyHistorySync::clone(chunk))),
             Event::Messages(_)
             | Event::Receipt(_)
             | Event::ServerAck(_)

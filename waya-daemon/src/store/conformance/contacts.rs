@@ -1,11 +1,17 @@
 //! What the address book must do.
 
 use super::at;
+use crate::model::PushName;
 use crate::store::{Contact, Store};
 
 fn contact(phone: Option<&str>, lid: Option<&str>, push_name: Option<&str>) -> Contact {
     let text = |text: Option<&str>| text.map(str::to_owned);
-    Contact { phone: text(phone), lid: text(lid), push_name: text(push_name), registered: None }
+    let push_name = push_name.map(|name| said(name, 1));
+    Contact { phone: text(phone), lid: text(lid), push_name, registered: None }
+}
+
+fn said(name: &str, seconds: u64) -> PushName {
+    PushName { text: name.to_owned(), at: at(seconds) }
 }
 
 async fn learn(store: &Store, contacts: impl IntoIterator<Item = Contact>) {
@@ -59,4 +65,15 @@ pub async fn the_later_word_on_registration_wins(store: &Store) {
     assert_eq!(store.contacts.by_phone("62812").await.unwrap().unwrap().registered, Some((true, at(10))));
     learn(store, [said(false, 11)]).await;
     assert_eq!(store.contacts.by_phone("62812").await.unwrap().unwrap().registered, Some((false, at(11))));
+}
+
+pub async fn the_newest_name_wins(store: &Store) {
+    let named = |name, seconds| Contact { push_name: Some(said(name, seconds)), ..contact(Some("62812"), None, None) };
+    let now = async || store.contacts.by_phone("62812").await.unwrap().unwrap().push_name;
+    learn(store, [named("Budi", 10), named("Budi S.", 12), named("Bud", 11)]).await;
+    assert_eq!(now().await, Some(said("Budi S.", 12)));
+    learn(store, [contact(Some("62812"), Some("999"), None), contact(None, Some("888"), Some("old"))]).await;
+    learn(store, [contact(Some("62812"), Some("888"), None)]).await;
+    assert_eq!(now().await, Some(said("Budi S.", 12)), "an older name of a row that is merged does not count");
+    assert_eq!(store.contacts.count().await, Ok(1));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Ack, Change, Incoming, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId};
+use crate::model::{Ack, Change, Incoming, Message, MessageId, PushName, Status, StatusChanged, Timestamp, WhatsAppId};
 use crate::store::{Batch, Changed, Contact, Counts, Enqueued, Idempotency, Keep, ListFilter, Placed};
 
 /// All rows. The operations are those of the traits, at once and infallible.
@@ -119,7 +119,7 @@ impl Model {
         for part in phones.into_iter().chain(lids).chain([learnt.clone()]) {
             one.phone = part.phone.or(one.phone);
             one.lid = part.lid.or(one.lid);
-            one.push_name = part.push_name.or(one.push_name);
+            one.push_name = PushName::newer(one.push_name, part.push_name);
             one.registered = match (one.registered, part.registered) {
                 (Some(a), Some(b)) => Some(if b.1 >= a.1 { b } else { a }),
                 (a, b) => b.or(a),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::model::{Model, ModelEvent};
 use super::{at, chat, incoming, message};
-use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, ReceiptKind};
+use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, PushName, ReceiptKind};
 use crate::store::{Batch, Contact, Idempotency, Keep, ListFilter, Store};
 
 /// One operation. Numbers choose among what there is.
@@ -126,7 +126,8 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
             Step::Learn(phone, lid, name) if phone.is_some() || lid.is_some() => {
                 let text = |n: Option<u8>| n.map(|n| format!("100{n}"));
                 let registered = name.map(|n| (n % 2 == 0, now));
-                let contact = Contact { phone: text(phone), lid: text(lid), push_name: text(name), registered };
+                let push_name = text(name).map(|text| PushName { text, at: now });
+                let contact = Contact { phone: text(phone), lid: text(lid), push_name, registered };
                 model.learn(&contact);
                 assert_eq!(store.contacts.learn(vec![contact]).await, Ok(()));
             }

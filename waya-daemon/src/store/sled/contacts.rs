@@ -4,18 +4,23 @@ use async_trait::async_trait;
 use prost::Message as _;
 use sled::IVec;
 
+use super::chats;
 use super::codec::{self, Bad};
+use super::engine::Engine;
 use super::group::Group;
 use super::records::cut;
 use super::rows::Rows;
+use super::shared::{ReadError, Shared};
 use super::trees::{Tree, number, number_key};
-use crate::model::Timestamp;
+use crate::model::{MAX_NAME_CHARS, PushName, Timestamp};
 use crate::store::{AddressBook, Contact, StoreError};
 
-/// A name longer than this is cut.
-const MAX_NAME: usize = 512;
+/// A name longer than this many bytes is cut.
+pub const MAX_NAME: usize = 4 * MAX_NAME_CHARS;
 /// Digits longer than this are nobody's.
 const MAX_DIGITS: usize = 64;
+/// So many rows are forgotten in one transaction.
+const FORGOTTEN_AT_ONCE: usize = 1_000;
 
 /// One person.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -31,12 +36,15 @@ pub struct ContactRecord {
     /// When `registered` was learnt; absent when it never was.
     #[prost(uint64, optional, tag = "5")]
     pub registered_at: Option<u64>,
+    /// When `push_name` was said.
+    #[prost(uint64, tag = "6")]
+    pub named_at: u64,
 }
 
 #[async_trait]
 impl AddressBook for Rows {
     async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError> {
-        self.0.commit(move |group| contacts.into_iter().try_for_each(|learnt| learn(group, learnt))).await
+        self.0.commit(move |group| contacts.into_iter().try_for_each(|learnt| learn(group, learnt).map(drop))).await
     }
 
     async fn by_phone(&self, phone: &str) -> Result<Option<Contact>, StoreError> {
@@ -46,15 +54,56 @@ impl AddressBook for Rows {
     async fn by_lid(&self, lid: &str) -> Result<Option<Contact>, StoreError> {
         self.contact(Tree::ContactLids, lid)
     }
+
+    async fn count(&self) -> Result<u64, StoreError> {
+        Ok(*self.0.counters().rows_of(Tree::Contacts))
+    }
+
+    async fn forget_all(&self) -> Result<(), StoreError> {
+        // Chats first, which name people. What an unreadable row left in the indexes goes last.
+        for tree in [Tree::Chats, Tree::Contacts, Tree::ContactPhones, Tree::ContactLids] {
+            while self.forget_some(tree).await? > 0 {}
+        }
+        Ok(())
+    }
 }
 
 impl Rows {
+    /// The person a row number names.
+    pub(super) fn contact_at(&self, engine: &Engine, key: &[u8]) -> Result<Option<Contact>, ReadError> {
+        let Some(record) = engine.tree(Tree::Contacts).get(key)? else { return Ok(None) };
+        let contact = read(key, &record);
+        Ok(Some(contact.map_err(|bad| self.0.set_aside(Tree::Contacts, key, &record, &bad))?))
+    }
+
+    /// Removes some rows of a tree, people with what points to them; how many.
+    async fn forget_some(&self, tree: Tree) -> Result<usize, StoreError> {
+        let find = move |_: &Shared, engine: &Engine| {
+            Ok(engine.tree(tree).iter().take(FORGOTTEN_AT_ONCE).collect::<Result<Vec<_>, _>>()?)
+        };
+        let rows = self.0.read_many(find).await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let work = move |group: &mut Group<'_>| {
+            for (key, record) in &rows {
+                if tree == Tree::Contacts
+                    && let Ok(contact) = read(key, record)
+                {
+                    forget(group, key, &contact)?;
+                } else if group.get(tree, key)?.is_some() {
+                    group.remove(tree, key.clone());
+                }
+            }
+            Ok(rows.len())
+        };
+        self.0.commit(work).await
+    }
+
     fn contact(&self, index: Tree, digits: &str) -> Result<Option<Contact>, StoreError> {
         self.0.read(|engine| {
             let Some(key) = engine.tree(index).get(digits)? else { return Ok(None) };
-            let Some(record) = engine.tree(Tree::Contacts).get(&key)? else { return Ok(None) };
-            let contact = read(&key, &record);
-            Ok(Some(contact.map_err(|bad| self.0.set_aside(Tree::Contacts, &key, &record, &bad))?))
+            self.contact_at(engine, &key)
         })
     }
 }
@@ -68,31 +117,36 @@ pub fn read(key: &[u8], record: &[u8]) -> Result<Contact, Bad> {
 pub fn decode(payload: &[u8]) -> Result<Contact, Bad> {
     let record = ContactRecord::decode(payload).map_err(|_| Bad::Content)?;
     let registered = record.registered_at.map(|at| (record.registered, Timestamp::from_millis(at)));
-    Ok(Contact { phone: record.phone, lid: record.lid, push_name: record.push_name, registered })
+    let at = Timestamp::from_millis(record.named_at);
+    let push_name = record.push_name.map(|text| PushName { text, at });
+    Ok(Contact { phone: record.phone, lid: record.lid, push_name, registered })
 }
 
 fn write(key: &[u8], contact: &Contact) -> IVec {
     let record = ContactRecord {
         phone: contact.phone.clone(),
         lid: contact.lid.clone(),
-        push_name: contact.push_name.clone().map(|name| cut(name, MAX_NAME)),
+        push_name: contact.push_name.clone().map(|name| name.text),
         registered: contact.registered.is_some_and(|(registered, _)| registered),
         registered_at: contact.registered.map(|(_, at)| at.as_millis()),
+        named_at: contact.push_name.as_ref().map_or(0, |name| name.at.as_millis()),
     };
     codec::seal(key, &record.encode_to_vec())
 }
 
-/// In the committer.
-fn learn(group: &mut Group<'_>, learnt: Contact) -> Result<(), StoreError> {
+/// In the committer: the row of the contact, unless it is nobody.
+pub fn learn(group: &mut Group<'_>, mut learnt: Contact) -> Result<Option<IVec>, StoreError> {
     let usable = |digits: &Option<String>| digits.as_ref().is_none_or(|d| !d.is_empty() && d.len() <= MAX_DIGITS);
     if (learnt.phone.is_none() && learnt.lid.is_none()) || !usable(&learnt.phone) || !usable(&learnt.lid) {
-        return Ok(());
+        return Ok(None);
     }
+    learnt.push_name = learnt.push_name.map(|name| PushName { text: cut(name.text, MAX_NAME), ..name });
     let of_phone = row_of(group, Tree::ContactPhones, learnt.phone.as_deref())?;
     let of_lid = row_of(group, Tree::ContactLids, learnt.lid.as_deref())?;
     let (key, there, known) = match (of_phone, of_lid) {
         (Some((key, contact)), Some((other, more))) if key != other => {
             forget(group, &other, &more)?;
+            chats::moved(group, &other, &key)?;
             (key, contact.clone(), merged(contact, more))
         }
         (Some((key, contact)), _) | (None, Some((key, contact))) => (key, contact.clone(), contact),
@@ -104,12 +158,13 @@ fn learn(group: &mut Group<'_>, learnt: Contact) -> Result<(), StoreError> {
     let contact = merged(known, learnt);
     let row = write(&key, &contact);
     match group.get(Tree::Contacts, &key)? {
-        Some(same) if same == row => return Ok(()),
+        Some(same) if same == row => return Ok(Some(key)),
         Some(_) => group.update(Tree::Contacts, key.clone(), row)?,
         None => group.insert(Tree::Contacts, key.clone(), row)?,
     }
     point(group, Tree::ContactPhones, there.phone.as_deref(), contact.phone.as_deref(), &key)?;
-    point(group, Tree::ContactLids, there.lid.as_deref(), contact.lid.as_deref(), &key)
+    point(group, Tree::ContactLids, there.lid.as_deref(), contact.lid.as_deref(), &key)?;
+    Ok(Some(key))
 }
 
 /// What both know; the later word wins.
@@ -118,7 +173,7 @@ fn merged(known: Contact, learnt: Contact) -> Contact {
     Contact {
         phone: learnt.phone.or(known.phone),
         lid: learnt.lid.or(known.lid),
-        push_name: learnt.push_name.or(known.push_name).map(|name| cut(name, MAX_NAME)),
+        push_name: PushName::newer(known.push_name, learnt.push_name),
         registered: match (known.registered, learnt.registered) {
             (Some(known), Some(learnt)) => Some(newer(known, learnt)),
             (known, learnt) => learnt.or(known),

@@ -11,6 +11,7 @@
 //! ```
 
 mod bodies;
+mod chats;
 mod codec;
 mod committer;
 mod contacts;

@@ -23,6 +23,7 @@ impl Rows {
             outbox: Arc::clone(&rows) as _,
             journal: Arc::clone(&rows) as _,
             contacts: Arc::clone(&rows) as _,
+            chats: Arc::clone(&rows) as _,
             values: rows,
             health: shared.health.subscribe(),
         }

@@ -1,6 +1,7 @@
 //! Looks at every record and every long text once, behind the running store, and sets aside what cannot be read.
 
 use super::bodies::BodyHash;
+use super::chats;
 use super::codec::{self, Bad, Payload};
 use super::contacts;
 use super::events;
@@ -67,6 +68,7 @@ fn readable(tree: Tree, key: &[u8], payload: &[u8]) -> Result<Option<BodyHash>, 
         Tree::Events => drop(events::decode(Cursor(number(key).ok_or(Bad::Content)?), payload)?),
         Tree::Idempotency => drop(IdempotencyRecord::read(payload)?),
         Tree::Contacts => drop(contacts::decode(payload)?),
+        Tree::Chats => drop(chats::decode(payload)?),
         _ => {}
     }
     Ok(None)

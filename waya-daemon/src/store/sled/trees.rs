@@ -37,10 +37,12 @@ pub enum Tree {
     Bodies = 12,
     /// Records that could not be read.
     Quarantine = 13,
+    /// The chat list: private chats by the row number of the person, the others by address.
+    Chats = 14,
 }
 
 /// How many trees there are.
-pub const TREES: usize = 14;
+pub const TREES: usize = 15;
 
 impl Tree {
     /// All trees, in the order of their numbers.
@@ -59,11 +61,14 @@ impl Tree {
         Self::Values,
         Self::Bodies,
         Self::Quarantine,
+        Self::Chats,
     ];
 
-    /// What cannot be made again from other trees. Idempotency comes before the messages it names, so that a copy
-    /// made while rows are written never knows a request without knowing its messages.
-    pub const RECORDS: [Self; 5] = [Self::Idempotency, Self::Messages, Self::Events, Self::Contacts, Self::Values];
+    /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
+    /// their people, so that a copy made while rows are written never knows a request without its messages, or a chat
+    /// without its person.
+    pub const RECORDS: [Self; 6] =
+        [Self::Idempotency, Self::Messages, Self::Events, Self::Chats, Self::Contacts, Self::Values];
 
     /// What is made from the records.
     pub const INDEXES: [Self; 7] = [
@@ -93,6 +98,7 @@ impl Tree {
             Self::Values => "values",
             Self::Bodies => "bodies",
             Self::Quarantine => "quarantine",
+            Self::Chats => "chats",
         }
     }
 }
