@@ -1,7 +1,7 @@
 //! Messages that come in: in the journal before they are acknowledged.
 
 use waya_daemon::model::ChatId;
-use waya_daemon::session::WaEvent;
+use waya_daemon::session::{Person, WaEvent};
 use waya_sandbox::emulator::Fault;
 
 use crate::world::World;
@@ -22,8 +22,8 @@ async fn a_text_is_journalled_under_the_phone_of_who_wrote_it() {
 
     let phone = world.phone(0);
     let told = world.event(|event| match event {
-        WaEvent::Person { phone: Some(known), lid: Some(_), push_name: Some(name) } if *known == phone => {
-            Some(name.clone())
+        WaEvent::Person(Person { phone: Some(known), lid: Some(_), push_name: Some(name) }) if *known == phone => {
+            Some(name.text.clone())
         }
         _ => None,
     });

@@ -4,6 +4,7 @@
 
 mod encryption;
 mod faults;
+mod history;
 mod inbound;
 mod linking;
 mod outgoing;

@@ -1,7 +1,7 @@
 //! Texts that leave: by phone although the account is addressed by LID, with acks and receipts by our own id.
 
 use waya_daemon::model::{ChatId, NackReason, ReceiptKind, WhatsAppId};
-use waya_daemon::session::{SendError, WaEvent};
+use waya_daemon::session::{Person, SendError, WaEvent};
 use waya_sandbox::emulator::Fault;
 
 use crate::world::World;
@@ -102,7 +102,7 @@ async fn only_numbers_on_whatsapp_are_registered() {
     let registered: Vec<_> = phones.iter().zip(known).filter_map(|(phone, known)| known.then_some(phone)).collect();
     assert_eq!(registered, [&first, &second]);
     let lid = world.event(|event| match event {
-        WaEvent::Person { phone: Some(phone), lid, .. } if *phone == first => Some(lid.clone()),
+        WaEvent::Person(Person { phone: Some(phone), lid, .. }) if *phone == first => Some(lid.clone()),
         _ => None,
     });
     assert!(lid.await.is_some(), "its LID is learnt by the way");

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{EmulatorConfig, EmulatorError, ScanError};
+pub use handset::HISTORY_TEXT;
 pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
@@ -173,6 +174,12 @@ impl Emulator {
         let mut record = account.record.clone();
         record.handset_online = online;
         state.commit(Change::Account(record)).is_ok()
+    }
+
+    /// Has the handset of `phone` hand its linked devices one more piece of history: a `HistorySync`, as it is before it
+    /// is compressed, or anything else. Returns how many devices get it.
+    pub fn hand_history(&self, phone: &str, piece: &[u8]) -> usize {
+        handset::hand_piece(&mut self.state(), &phone_digits(phone).unwrap_or_default(), piece)
     }
 
     /// Switches a fault on; a one-shot one acts on the connections alive now.

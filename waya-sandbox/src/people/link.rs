@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::bot::Bot;
 use whatsapp_rust::prelude::{Client, EventInterest, EventKind};
+use whatsapp_rust::wacore::store::DevicePropsOverride;
+use whatsapp_rust::waproto::whatsapp::device_props::HistorySyncConfig;
 
 use super::PeopleError;
 use super::acks::Acks;
@@ -157,6 +159,7 @@ impl Link {
             .with_version(VERSION)
             .with_push_name(&self.profile.name)
             .with_wanted_pre_key_count(PRE_KEYS)
+            .with_device_props(DevicePropsOverride::new().with_history_sync_config(HistorySyncConfig::default()))
             .skip_history_sync()
             .with_inbound_durability_hook(InboxHook::new(self.inbox.clone()))
             .build()

@@ -1,16 +1,20 @@
-//! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys.
+//! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys and history.
 //!
 //! A handset decrypts nothing: what is sent to it is at most confirmed, when it is switched on.
 
 pub(crate) mod adv;
+mod history;
 mod keys;
 mod pairing;
 mod pairing_code;
+mod peer;
 mod waiting;
 
 use super::state::phone_digits;
 use super::{Emulator, ScanError, ScannedDevice};
 
+pub use history::HISTORY_TEXT;
+pub(crate) use history::hand_piece;
 pub(crate) use keys::{share_keys, share_keys_if_due};
 pub(crate) use pairing_code::{take_finish, take_hello};
 pub(crate) use waiting::{Pairings, big_endian, offer_pairing};

@@ -132,6 +132,7 @@ fn keep(
         signed_pre_key_public: Bytes::copy_from_slice(&registration.signed_pre_key),
         signed_pre_key_signature: Bytes::copy_from_slice(&registration.signed_pre_key_signature),
         device_identity: identity.into(),
+        wants_history: registration.wants_history,
     };
     relay::devices::link(&mut emulator.state(), record).map_err(|error| ScanError::Refused(error.to_string()))
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::oneshot;
+use whatsapp_rust::buffa::Message as _;
 use whatsapp_rust::wacore::libsignal::protocol::PublicKey;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::waproto::whatsapp as wa;
@@ -34,6 +35,8 @@ pub(super) struct Registration {
     pub(super) signed_pre_key_id: u32,
     pub(super) signed_pre_key: [u8; 32],
     pub(super) signed_pre_key_signature: [u8; 64],
+    /// It takes history inside messages; there is no other way here.
+    pub(super) wants_history: bool,
 }
 
 /// A client's request to be paired by code.
@@ -175,7 +178,15 @@ fn registration(payload: &wa::ClientPayload) -> Option<Registration> {
         signed_pre_key_id: big_endian(data.e_skey_id.as_deref()?),
         signed_pre_key,
         signed_pre_key_signature: signature,
+        wants_history: wants_history(data.device_props.as_deref().unwrap_or_default()),
     })
+}
+
+/// What a client says of itself tells whether it wants history, and how.
+fn wants_history(device_props: &[u8]) -> bool {
+    let props = wa::DeviceProps::decode_from_slice(device_props).ok();
+    let wanted = props.and_then(|props| props.history_sync_config.as_option()?.inline_initial_payload_in_e2_ee_msg);
+    wanted.unwrap_or_default()
 }
 
 /// A number of up to four bytes.

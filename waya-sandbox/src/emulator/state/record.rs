@@ -115,6 +115,9 @@ pub struct DeviceRecord {
     /// `ADVSignedDeviceIdentity` with the account's signature key in it.
     #[prost(bytes = "bytes", tag = "9")]
     pub device_identity: Bytes,
+    /// It asked for history inside the first messages when it was linked.
+    #[prost(bool, tag = "10")]
+    pub wants_history: bool,
 }
 
 /// A one-time key.

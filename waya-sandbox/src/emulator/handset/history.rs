@@ -1,0 +1,152 @@
+//! The history a handset hands to a device that it linked: names of people, and a chat with one old message for each of
+//! the first of them and for each group.
+//!
+//! Each piece rides inside its message: there is no media to be fetched here.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use whatsapp_rust::buffa::{Message as _, MessageField};
+use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::waproto::whatsapp::history_sync::HistorySyncType;
+use whatsapp_rust::waproto::whatsapp::message as parts;
+use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
+
+use super::peer;
+use crate::emulator::now;
+use crate::emulator::state::{Account, Group, State};
+
+/// What was said last in every chat of a history.
+pub const HISTORY_TEXT: &str = "an old message, from before this device was linked";
+/// The most private chats of a history; names come of everybody.
+const CHATS: usize = 20;
+
+/// Queues an account's history for one of its devices.
+pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) {
+    let mut people: Vec<_> = state.accounts.values().filter(|account| account.phone() != phone).collect();
+    people.sort_by(|one, other| one.phone().cmp(other.phone()));
+    let groups = state.groups.values().filter(|group| group.has(phone));
+    let names = wa::HistorySync {
+        sync_type: HistorySyncType::PUSH_NAME,
+        pushnames: people.iter().filter(|person| !person.record.name.is_empty()).map(|person| name(person)).collect(),
+        ..Default::default()
+    };
+    let chats = wa::HistorySync {
+        sync_type: HistorySyncType::INITIAL_BOOTSTRAP,
+        conversations: groups
+            .map(group)
+            .chain(people.iter().take(CHATS).map(|person| private(person, pn_only)))
+            .collect(),
+        phone_number_to_lid_mappings: people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect(),
+        ..Default::default()
+    };
+    let pieces = [
+        (parts::HistorySyncType::INITIAL_BOOTSTRAP, chats.encode_to_vec()),
+        (parts::HistorySyncType::PUSH_NAME, names.encode_to_vec()),
+    ];
+    for (order, (kind, piece)) in (1..).zip(pieces) {
+        if hand_over(state, phone, device, (order, kind), &piece).is_none() {
+            return;
+        }
+    }
+}
+
+/// Queues a piece for all devices of an account; for how many.
+pub(crate) fn hand_piece(state: &mut State, phone: &str, piece: &[u8]) -> usize {
+    let devices = state.accounts.get(phone).map(|account| account.devices.keys().copied().collect::<Vec<_>>());
+    let order = (1, parts::HistorySyncType::RECENT);
+    let handed = |device: &u16| hand_over(state, phone, *device, order, piece).is_some();
+    devices.unwrap_or_default().iter().copied().filter(handed).count()
+}
+
+fn hand_over(
+    state: &mut State,
+    phone: &str,
+    device: u16,
+    (order, kind): (u32, parts::HistorySyncType),
+    piece: &[u8],
+) -> Option<()> {
+    // Not made smaller, so that a text that somebody keeps can be found.
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::none());
+    zlib.write_all(piece).ok()?;
+    let payload = zlib.finish().ok()?;
+    let notification = parts::HistorySyncNotification {
+        sync_type: Some(kind),
+        chunk_order: Some(order),
+        progress: Some(100),
+        file_length: Some(payload.len() as u64),
+        initial_hist_bootstrap_inline_payload: Some(payload),
+        ..Default::default()
+    };
+    let message = wa::Message {
+        protocol_message: MessageField::some(parts::ProtocolMessage {
+            r#type: Some(Type::HISTORY_SYNC_NOTIFICATION),
+            history_sync_notification: MessageField::some(notification),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    peer::hand_over(state, phone, device, &message)
+}
+
+fn name(person: &Account) -> wa::Pushname {
+    wa::Pushname {
+        id: Some(Jid::pn(person.phone()).to_string()),
+        pushname: Some(person.record.name.clone()),
+        ..Default::default()
+    }
+}
+
+fn pair(person: &Account) -> wa::PhoneNumberToLIDMapping {
+    wa::PhoneNumberToLIDMapping {
+        pn_jid: Some(Jid::pn(person.phone()).to_string()),
+        lid_jid: Some(Jid::lid(person.record.lid.as_str()).to_string()),
+        ..Default::default()
+    }
+}
+
+/// Chats are addressed by LID where accounts are.
+fn private(person: &Account, pn_only: bool) -> wa::Conversation {
+    let phone = Jid::pn(person.phone()).to_string();
+    if pn_only {
+        return conversation(phone, &person.record.name);
+    }
+    let chat = conversation(Jid::lid(person.record.lid.as_str()).to_string(), &person.record.name);
+    wa::Conversation { pn_jid: Some(phone), ..chat }
+}
+
+/// Groups are held at the top of the list, and muted.
+fn group(group: &Group) -> wa::Conversation {
+    wa::Conversation {
+        pinned: Some(u32::try_from(group.record.created).unwrap_or_default()),
+        mute_end_time: Some(u64::MAX),
+        ..conversation(Jid::group(group.record.id.as_str()).to_string(), &group.record.subject)
+    }
+}
+
+fn conversation(id: String, name: &str) -> wa::Conversation {
+    let at = now().unsigned_abs();
+    let key = wa::MessageKey {
+        remote_jid: Some(id.clone()),
+        from_me: Some(true),
+        id: Some(format!("3A{:016X}", rand::random::<u64>())),
+        ..Default::default()
+    };
+    let text = wa::Message { conversation: Some(HISTORY_TEXT.to_owned()), ..Default::default() };
+    let message = wa::WebMessageInfo {
+        key: MessageField::some(key),
+        message: MessageField::some(text),
+        message_timestamp: Some(at),
+        ..Default::default()
+    };
+    wa::Conversation {
+        id,
+        name: Some(name.to_owned()),
+        conversation_timestamp: Some(at),
+        archived: Some(false),
+        messages: vec![wa::HistorySyncMsg { message: MessageField::some(message), ..Default::default() }],
+        ..Default::default()
+    }
+}
