@@ -48,6 +48,7 @@ fn show(status: &GetStatusResponse, output: &mut Output) -> io::Result<()> {
     if !status.store_ready {
         pairs.push(("store", Cell::coloured("accepts no work; see the daemon's log", Colour::Red)));
     }
+    pairs.push(("known", format!("{} people, {} chats", status.people, status.chats).into()));
     pairs.push(("http", status.http.as_deref().unwrap_or("off").into()));
     pairs.push(("daemon", format!("{}, profile {}, {}", status.version, status.profile, status.kind).into()));
     pairs.push(("started", output.time(status.started_at).into()));
@@ -97,6 +98,8 @@ mod tests {
             http: Some("127.0.0.1:7200".to_owned()),
             kind: "real".to_owned(),
             store_ready: true,
+            people: 7,
+            chats: 2,
         };
         let (mut output, written) = testing::output(false);
         show(&status, &mut output).unwrap();
@@ -106,6 +109,7 @@ mod tests {
         since         2023-11-14 22:13:20
         queue         1 pending, 0 sending, 2 sent, 0 failed, 0 cancelled
         last traffic  2023-11-14 22:13:21
+        known         7 people, 2 chats
         http          127.0.0.1:7200
         daemon        0.1.0, profile default, real
         started       2023-11-14 22:13:20
@@ -127,6 +131,7 @@ mod tests {
         queue         paused: 0 pending, 0 sending, 0 sent, 0 failed, 0 cancelled
         last traffic  none yet
         store         accepts no work; see the daemon's log
+        known         7 people, 2 chats
         http          off
         daemon        0.1.0, profile default, real
         started       2023-11-14 22:13:20

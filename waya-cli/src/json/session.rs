@@ -54,6 +54,14 @@ pub struct DaemonStatus {
     http: Option<String>,
     kind: String,
     store_ready: bool,
+    known: Known,
+}
+
+/// How many people and chats are known.
+#[derive(Debug, Clone, Serialize)]
+pub struct Known {
+    people: u64,
+    chats: u64,
 }
 
 /// How many messages stand where.
@@ -115,6 +123,7 @@ impl From<v1::GetStatusResponse> for DaemonStatus {
             http: status.http,
             kind: status.kind,
             store_ready: status.store_ready,
+            known: Known { people: status.people, chats: status.chats },
         }
     }
 }
@@ -138,6 +147,8 @@ mod tests {
             profile: "default".to_owned(),
             kind: "real".to_owned(),
             store_ready: true,
+            people: 7,
+            chats: 2,
             ..v1::GetStatusResponse::default()
         };
         insta::assert_json_snapshot!(DaemonStatus::from(status), @r#"
@@ -172,7 +183,11 @@ mod tests {
           "startedAt": 0,
           "http": null,
           "kind": "real",
-          "storeReady": true
+          "storeReady": true,
+          "known": {
+            "people": 7,
+            "chats": 2
+          }
         }
         "#);
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::view::EventsView;
 use super::{Api, ApiError, MAX_WAIT};
-use crate::model::{Cursor, Event, EventBody};
+use crate::model::{ChatId, ChatKind, Cursor, Event, EventBody};
 use crate::store::ByPhone;
 
 /// Events of one answer when the caller does not say.
@@ -52,7 +52,7 @@ impl Api {
         }
     }
 
-    /// By phone also those whose phone was learnt after the event.
+    /// By phone also those whose phone was learnt after the event, and by name those whose message brought none.
     async fn name_people(&self, events: &mut [Event]) {
         let mut by_phone = ByPhone::new(&self.0.store);
         for event in events {
@@ -60,11 +60,25 @@ impl Api {
                 EventBody::Message(incoming) => {
                     by_phone.name(&mut incoming.chat).await;
                     by_phone.name(&mut incoming.sender).await;
+                    if incoming.push_name.is_none() && !incoming.from_me {
+                        incoming.push_name = self.name_of(&incoming.sender).await;
+                    }
                 }
                 EventBody::Status(changed) => by_phone.name(&mut changed.chat).await,
                 EventBody::Link(_) => {}
             }
         }
+    }
+
+    /// What a person calls itself, as far as that is known. A failing look-up costs the name only.
+    async fn name_of(&self, person: &ChatId) -> Option<String> {
+        let contacts = &self.0.store.contacts;
+        let contact = match person.kind() {
+            ChatKind::Phone => contacts.by_phone(person.user()).await,
+            ChatKind::Lid => contacts.by_lid(person.user()).await,
+            ChatKind::Group | ChatKind::Status | ChatKind::Newsletter => return None,
+        };
+        contact.ok().flatten()?.push_name.map(|name| name.text)
     }
 
     /// The cursor of "from now on".

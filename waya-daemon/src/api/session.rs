@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::view::{LogoutView, SessionView, StatusView};
+use super::view::{KnownView, LogoutView, SessionView, StatusView};
 use super::{Api, ApiError};
 use crate::model::{Kind, LinkState, PairingMethod, Timestamp};
 use crate::session::{Link, SessionError, Unlinked};
@@ -45,6 +45,7 @@ impl Api {
             http: info.http.clone(),
             kind: info.kind.as_str(),
             store_ready: self.ready().is_ok(),
+            known: KnownView { people: self.0.store.contacts.count().await?, chats: self.0.store.chats.count().await? },
         })
     }
 

@@ -15,15 +15,15 @@ use super::{Api, DaemonInfo, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, OfflineReason, Status,
-    Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, OfflineReason,
+    Status, Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::{
-    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
-    OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth,
+    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues,
+    ListFilter, OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth,
 };
 
 /// Rows in memory; refuses everything while `down`.

@@ -10,7 +10,8 @@ use super::view::EventBodyView;
 use super::{ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, SendRequest, WaitFor, ensure_key};
 use crate::bus::BusEvent;
 use crate::model::{
-    Ack, Change, ChatId, EventBody, Incoming, LinkState, MessageId, PairingMethod, Source, Status, StatusChanged,
+    Ack, Change, ChatId, EventBody, Incoming, LinkState, ListedChat, MessageId, PairingMethod, PushName, Source,
+    Status, StatusChanged, Timestamp,
 };
 use crate::session::{SessionError, WhatsApp as _};
 use crate::store::Contact;
@@ -84,6 +85,44 @@ async fn a_person_by_lid_is_the_contact_of_their_phone() {
     assert_eq!((answer.messages.len(), answer.duplicates), (1, vec!["991234567@lid".to_owned()]));
     let refused = world.api.send(one("881234567@lid", "Halo"), Source::Cli).await.unwrap_err();
     assert_eq!((refused.code(), refused.field()), ("recipient_not_allowed", Some("number")));
+}
+
+#[tokio::test]
+async fn who_brought_no_name_is_named_as_the_phone_knows_them() {
+    let world = World::new().await;
+    let name = PushName { text: "Budi".to_owned(), at: Timestamp::default() };
+    let contact = Contact {
+        phone: Some("6281200000002".to_owned()),
+        lid: Some("991".to_owned()),
+        push_name: Some(name),
+        ..Contact::default()
+    };
+    world.store.contacts.learn(vec![contact]).await.unwrap();
+    world.store.chats.learn(vec![ListedChat::new(ChatId::group("1203"))]).await.unwrap();
+    let known = world.api.status().await.unwrap().known;
+    assert_eq!((known.people, known.chats), (1, 1));
+
+    let from = |id: &str, sender: ChatId, push_name: Option<&str>| Incoming {
+        sender,
+        push_name: push_name.map(str::to_owned),
+        ..incoming(id, "Halo")
+    };
+    let by_phone = from("A", ChatId::phone("6281200000002"), None);
+    let by_lid = from("B", ChatId::lid("991"), None);
+    let said = from("C", ChatId::lid("991"), Some("Budi S."));
+    let own = Incoming { from_me: true, ..by_phone.clone() };
+    let stranger = from("D", ChatId::lid("55"), None);
+    world.store.journal.record_incoming(vec![by_phone, by_lid, said, own, stranger]).await.unwrap();
+    let events = world.api.events("0", 10, Duration::ZERO).await.unwrap().events;
+    let names: Vec<_> = events
+        .into_iter()
+        .map(|event| match event.body {
+            EventBodyView::Message { message } => message.sender_name,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let names: Vec<_> = names.iter().map(Option::as_deref).collect();
+    assert_eq!(names, [Some("Budi"), Some("Budi"), Some("Budi S."), None, None]);
 }
 
 #[tokio::test]

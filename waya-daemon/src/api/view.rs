@@ -204,6 +204,17 @@ pub struct StatusView {
     pub kind: &'static str,
     /// Whether the store accepts work.
     pub store_ready: bool,
+    /// How much is known of the account.
+    pub known: KnownView,
+}
+
+/// How many people and chats are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct KnownView {
+    /// People, each once, whether known by phone, by LID or by both.
+    pub people: u64,
+    /// Rows of the chat list.
+    pub chats: u64,
 }
 
 /// `GET /api/events`.

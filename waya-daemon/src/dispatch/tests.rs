@@ -166,8 +166,7 @@ async fn a_history_is_written_whole_and_gone_when_the_account_is() {
     let world = World::new(|store| store).await;
     let person = |n: usize| Person { phone: Some(format!("62812{n:05}")), lid: Some(n.to_string()), push_name: None };
     let chat = |n: usize| ListedChat::new(ChatId::phone(&format!("62812{n:05}")));
-    let history =
-        History { people: (0..2_500).map(person).collect(), chats: (0..1_500).map(chat).collect() };
+    let history = History { people: (0..2_500).map(person).collect(), chats: (0..1_500).map(chat).collect() };
     let counts = async || (world.store.contacts.count().await.unwrap(), world.store.chats.count().await.unwrap());
     let until = async |wanted| {
         let reached = async {
@@ -209,9 +208,9 @@ async fn the_queue_hears_who_is_one_person_before_anybody_else_can_know() {
     };
     enqueue(ChatId::lid("991")).await;
     world.whatsapp.wait_for_sent(1).await;
-    let person =
-        WaEvent::Person { phone: Some("6281200000002".to_owned()), lid: Some("991".to_owned()), push_name: None };
-    world.whatsapp.tell(person);
+    let person = Person { phone: Some("6281200000002".to_owned()), lid: Some("991".to_owned()), push_name: None };
+    // A history tells of pairs as a message does.
+    world.whatsapp.tell(WaEvent::History(History { people: vec![person], chats: Vec::new() }));
     while world.store.contacts.by_lid("991").await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -103,6 +103,8 @@ impl From<StatusView> for v1::GetStatusResponse {
             http: status.http,
             kind: status.kind.to_owned(),
             store_ready: status.store_ready,
+            people: status.known.people,
+            chats: status.known.chats,
         }
     }
 }

@@ -27,15 +27,7 @@ impl ListedChat {
     /// A chat of which nothing but the address is known.
     #[must_use]
     pub const fn new(id: ChatId) -> Self {
-        Self {
-            id,
-            lid: None,
-            name: None,
-            last_activity: None,
-            archived: None,
-            pinned_at: None,
-            muted_until: None,
-        }
+        Self { id, lid: None, name: None, last_activity: None, archived: None, pinned_at: None, muted_until: None }
     }
 
     /// What both know of the same chat: the later word counts where it says anything, and activity never goes back.

@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, ListFilter,
-    OpenMessage, Outbox, Page, Store, StoreError,
+    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues,
+    ListFilter, OpenMessage, Outbox, Page, Store, StoreError,
 };
-use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Timestamp, WhatsAppId};
+use crate::model::{
+    Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Timestamp, WhatsAppId,
+};
 
 /// When the call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,12 +23,8 @@ const MAX_ROWS: usize = 20_000;
 const SECONDS_END: u64 = 100_000_000_000;
 
 /// The kinds of chunks that hold names or chats.
-const KINDS: [HistorySyncType; 4] = [
-    HistorySyncType::INITIAL_BOOTSTRAP,
-    HistorySyncType::FULL,
-    HistorySyncType::RECENT,
-    HistorySyncType::PUSH_NAME,
-];
+const KINDS: [HistorySyncType; 4] =
+    [HistorySyncType::INITIAL_BOOTSTRAP, HistorySyncType::FULL, HistorySyncType::RECENT, HistorySyncType::PUSH_NAME];
 
 /// A conversation's envelope. What is not named here, its messages above all, is skipped by the decoder.
 #[derive(Clone, PartialEq, prost::Message)]

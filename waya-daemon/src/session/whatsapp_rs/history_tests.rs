@@ -25,7 +25,7 @@ fn conversation(id: &str, name: Option<&str>) -> wa::Conversation {
 }
 
 fn named(id: &str, name: &str) -> wa::Pushname {
-    wa::Pushname { id: Some(id.to_owned()), pushname: Some(name.to_owned()), ..Default::default() }
+    wa::Pushname { id: Some(id.to_owned()), pushname: Some(name.to_owned()) }
 }
 
 fn rows(history: &wa::HistorySync) -> Read {
@@ -96,7 +96,6 @@ fn names_and_pairs_are_taken_and_names_are_cleaned() {
     let pair = wa::PhoneNumberToLIDMapping {
         pn_jid: Some("6281200000002@s.whatsapp.net".to_owned()),
         lid_jid: Some("999@lid".to_owned()),
-        ..Default::default()
     };
     let pushnames = vec![
         named("6281200000002@s.whatsapp.net", " Budi\n"),

@@ -141,7 +141,10 @@ pub fn moved(group: &mut Group<'_>, from: &[u8], to: &[u8]) -> Result<(), StoreE
 fn merge(group: &mut Group<'_>, key: IVec, learnt: ListedChat) -> Result<(), StoreError> {
     let there = group.get(Tree::Chats, &key)?;
     let known = there.as_ref().and_then(|record| read(ListedChat::new(learnt.id.clone()), &key, record).ok());
-    let chat = known.map_or_else(|| learnt.clone(), |known| known.merged(learnt.clone()));
+    let chat = match known {
+        Some(known) => known.merged(learnt),
+        None => learnt,
+    };
     let row = write(&key, chat);
     match there {
         Some(same) if same == row => Ok(()),

@@ -95,7 +95,6 @@ fn name(person: &Account) -> wa::Pushname {
     wa::Pushname {
         id: Some(Jid::pn(person.phone()).to_string()),
         pushname: Some(person.record.name.clone()),
-        ..Default::default()
     }
 }
 
@@ -103,7 +102,6 @@ fn pair(person: &Account) -> wa::PhoneNumberToLIDMapping {
     wa::PhoneNumberToLIDMapping {
         pn_jid: Some(Jid::pn(person.phone()).to_string()),
         lid_jid: Some(Jid::lid(person.record.lid.as_str()).to_string()),
-        ..Default::default()
     }
 }
 
