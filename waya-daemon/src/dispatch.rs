@@ -21,7 +21,7 @@ use crate::store::{Contact, Journal, Store, StoreError};
 /// So many events are taken at once, so that what belongs together costs one commit.
 const AT_ONCE: usize = 256;
 /// So many rows of a history are written in one transaction.
-const ROWS_AT_ONCE: usize = 1_000;
+const ROWS_AT_ONCE: usize = 500;
 
 /// The journal, as the session's inbox.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ pub async fn run(
     last_call: CancellationToken,
 ) {
     let (notes, noted) = mpsc::unbounded_channel();
+    let pairs = queue.clone();
     let pass_on = async move {
         // Dropped at the end, so that the writing ends too.
         let notes = notes;
@@ -75,10 +76,7 @@ pub async fn run(
                     pair(&queue, &person);
                     note(Note::Person(contact(person)));
                 }
-                WaEvent::History(history) => {
-                    history.people.iter().for_each(|person| pair(&queue, person));
-                    note(Note::History(history));
-                }
+                WaEvent::History(history) => note(Note::History(history)),
                 WaEvent::Forgotten => note(Note::Forgotten),
                 WaEvent::Link(state) => {
                     tracing::info!(state = state.name(), "link");
@@ -88,7 +86,7 @@ pub async fn run(
             }
         }
     };
-    tokio::join!(pass_on, write_down(noted, &store));
+    tokio::join!(pass_on, write_down(noted, &store, &pairs));
 }
 
 /// Tells the queue of both addresses of a person, before the store learns them.
@@ -102,7 +100,7 @@ fn contact(Person { phone, lid, push_name }: Person) -> Contact {
     Contact { phone, lid, push_name, registered: None }
 }
 
-async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
+async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store, queue: &Queue) {
     let mut batch = Vec::with_capacity(AT_ONCE);
     let mut last = None;
     while noted.recv_many(&mut batch, AT_ONCE).await > 0 {
@@ -113,7 +111,7 @@ async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store) {
                 Note::History(history) => {
                     // In the order told: a name of before is older than what a history tells.
                     learn(store, std::mem::take(&mut people)).await;
-                    learn_history(store, history).await;
+                    learn_history(store, queue, history).await;
                 }
                 Note::Forgotten => {
                     people.clear();
@@ -134,10 +132,11 @@ async fn learn(store: &Store, people: Vec<Contact>) {
 }
 
 /// Writes down what the phone knows, a bounded number of rows a transaction, so that nothing else waits long.
-async fn learn_history(store: &Store, history: History) {
-    let mut people = history.people.into_iter().map(contact).peekable();
-    while people.peek().is_some() {
-        learn(store, people.by_ref().take(ROWS_AT_ONCE).collect()).await;
+async fn learn_history(store: &Store, queue: &Queue, history: History) {
+    for people in history.people.chunks(ROWS_AT_ONCE) {
+        // A few at a time here too: the queue does not remember pairs for long.
+        people.iter().for_each(|person| pair(queue, person));
+        learn(store, people.iter().cloned().map(contact).collect()).await;
     }
     for chats in history.chats.chunks(ROWS_AT_ONCE) {
         once_it_can(store, "chats", || store.chats.learn(chats.to_vec())).await;
