@@ -4,6 +4,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
 
+/// Somebody who shares no group with the own account.
+const DEWI: &str = "6281200000005";
+
 #[tokio::test]
 async fn a_text_is_sent_decrypted_and_read() -> Result<()> {
     let world = World::start()?;
@@ -38,16 +41,19 @@ async fn a_person_addressed_by_lid_is_shown_by_phone_once_that_is_known() -> Res
     let world = World::start()?;
     let (_, people) = world.admin.get("/people").await?;
     let people = people["people"].as_array().context("no people")?;
-    let budi = people.iter().find(|person| person["number"] == BUDI).context("no Budi")?;
-    let (by_lid, by_phone) = (budi["lid"].as_str().context("no LID")?, format!("{BUDI}@c.us"));
+    let dewi = people.iter().find(|person| person["number"] == DEWI).context("no Dewi")?;
+    let (by_lid, by_phone) = (dewi["lid"].as_str().context("no LID")?, format!("{DEWI}@c.us"));
+    ensure!(world.waya(&["queue", "pause"])?.status.success());
     let id = world.accept(by_lid, "Halo").await?;
+    assert_eq!(world.message(&id).await?["chatId"], by_lid, "the phone never heard of her");
+    ensure!(world.waya(&["queue", "resume"])?.status.success());
     world.until_message(&id, |message| message["ack"] == "read").await?;
-    assert_eq!(world.inbox(BUDI).await?.len(), 1);
+    assert_eq!(world.inbox(DEWI).await?.len(), 1);
 
-    let (status, answer) = world.admin.post("/say", &json!({"from": BUDI, "text": "Halo juga"})).await?;
+    let (status, answer) = world.admin.post("/say", &json!({"from": DEWI, "text": "Halo juga"})).await?;
     ensure!(status.is_success(), "{answer}");
     let message = world.until_message(&id, |message| message["chatId"] == by_phone.as_str()).await?;
-    assert_eq!(message["number"], BUDI);
+    assert_eq!(message["number"], DEWI);
     let (_, queue) = world.api.get("/api/queue").await?;
     assert_eq!(queue["messages"][0]["chatId"], by_phone.as_str(), "{queue}");
     let (_, events) = world.api.get("/api/events?limit=1000").await?;

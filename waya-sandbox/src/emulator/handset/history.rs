@@ -1,8 +1,9 @@
-//! The history a handset hands to a device that it linked: names of people, and a chat with one old message for each of
-//! the first of them and for each group.
+//! The history a handset hands to a device that it linked: the names of those it shares a group with, and a chat with one
+//! old message for each of them and for each group. Nobody else has ever written to it.
 //!
 //! Each piece rides inside its message: there is no media to be fetched here.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 
 use flate2::Compression;
@@ -20,14 +21,13 @@ use crate::emulator::state::{Account, Group, State};
 
 /// What was said last in every chat of a history.
 pub const HISTORY_TEXT: &str = "an old message, from before this device was linked";
-/// The most private chats of a history; names come of everybody.
-const CHATS: usize = 20;
 
 /// Queues an account's history for one of its devices.
 pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) {
-    let mut people: Vec<_> = state.accounts.values().filter(|account| account.phone() != phone).collect();
-    people.sort_by(|one, other| one.phone().cmp(other.phone()));
-    let groups = state.groups.values().filter(|group| group.has(phone));
+    let groups: Vec<_> = state.groups.values().filter(|group| group.has(phone)).collect();
+    let members: BTreeSet<_> = groups.iter().flat_map(|group| &group.record.members).collect();
+    let people: Vec<_> =
+        members.into_iter().filter(|member| *member != phone).filter_map(|member| state.accounts.get(member)).collect();
     let names = wa::HistorySync {
         sync_type: HistorySyncType::PUSH_NAME,
         pushnames: people.iter().filter(|person| !person.record.name.is_empty()).map(|person| name(person)).collect(),
@@ -36,8 +36,9 @@ pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) 
     let chats = wa::HistorySync {
         sync_type: HistorySyncType::INITIAL_BOOTSTRAP,
         conversations: groups
+            .into_iter()
             .map(group)
-            .chain(people.iter().take(CHATS).map(|person| private(person, pn_only)))
+            .chain(people.iter().map(|person| private(person, pn_only)))
             .collect(),
         phone_number_to_lid_mappings: people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect(),
         ..Default::default()
@@ -92,10 +93,7 @@ fn hand_over(
 }
 
 fn name(person: &Account) -> wa::Pushname {
-    wa::Pushname {
-        id: Some(Jid::pn(person.phone()).to_string()),
-        pushname: Some(person.record.name.clone()),
-    }
+    wa::Pushname { id: Some(Jid::pn(person.phone()).to_string()), pushname: Some(person.record.name.clone()) }
 }
 
 fn pair(person: &Account) -> wa::PhoneNumberToLIDMapping {
