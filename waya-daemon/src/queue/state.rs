@@ -120,11 +120,12 @@ impl State {
         let Some(line) = self.lines.get(key) else { return };
         match line.head() {
             _ if line.is_empty() => drop(self.lines.remove(key)),
-            Some(head) if !line.is_on_its_way() => match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now)
-            {
-                Some(at) => drop(self.backing_off.insert((at, head))),
-                None => drop(self.ready.insert((key.0, head))),
-            },
+            Some(head) if !line.is_on_its_way() => {
+                match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now) {
+                    Some(at) => drop(self.backing_off.insert((at, head))),
+                    None => drop(self.ready.insert((key.0, head))),
+                }
+            }
             _ => {}
         }
     }

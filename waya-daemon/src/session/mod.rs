@@ -15,7 +15,9 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::model::{ChatId, Incoming, LinkState, ListedChat, NackReason, PairingMethod, PushName, ReceiptKind, Timestamp, WhatsAppId};
+use crate::model::{
+    ChatId, Incoming, LinkState, ListedChat, NackReason, PairingMethod, PushName, ReceiptKind, Timestamp, WhatsAppId,
+};
 
 /// What leaves.
 #[derive(Clone)]

@@ -27,8 +27,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{EmulatorConfig, EmulatorError, ScanError};
-pub use handset::HISTORY_TEXT;
 pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
+pub use handset::HISTORY_TEXT;
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
 
