@@ -239,6 +239,11 @@ pub async fn lists_are_filtered_and_newest_first(store: &Store) {
     assert_eq!(list(vec![Status::Sent], None, 10).await, [ids[4], ids[1]]);
     assert_eq!(list(vec![Status::Sent, Status::Cancelled], Some(ids[4]), 10).await, [ids[2], ids[1]]);
     assert_eq!(list(vec![], None, 0).await, []);
+    assert_eq!(list(vec![Status::Pending], None, 10).await, [ids[5], ids[3], ids[0]]);
+    assert_eq!(list(vec![Status::Pending, Status::Sending], Some(ids[5]), 1).await, [ids[3]]);
+    change(store, ids[3], Change::Claim, 8).await;
+    assert_eq!(list(vec![Status::Sending], None, 10).await, [ids[3]]);
+    assert_eq!(list(vec![Status::Pending, Status::Cancelled], None, 10).await, [ids[5], ids[2], ids[0]]);
 }
 
 pub async fn any_text_comes_back_byte_for_byte(store: &Store) {

@@ -52,6 +52,16 @@ pub async fn what_is_young_or_among_the_newest_stays(store: &Store) {
     assert_eq!((counts.pending, counts.cancelled), (1, 0));
 }
 
+pub async fn what_is_open_holds_nothing_back(store: &Store) {
+    let scheduled = (0..12_000).map(|_| message("x", at(1))).collect();
+    store.outbox.enqueue(Batch { messages: scheduled, idempotency: None }).await.unwrap();
+    let id = enqueued(store, message("x", at(2))).await;
+    store.outbox.change(id, Change::Cancel, at(3)).await.unwrap();
+    assert_eq!(prune_all(store, keep(0, 0), 60).await, 1);
+    assert_eq!(store.outbox.message(id).await, Ok(None));
+    assert_eq!(store.outbox.counts().await.unwrap().pending, 12_000);
+}
+
 pub async fn forgotten_requests_go(store: &Store) {
     let keep_for = Duration::from_secs(10);
     let asked = Idempotency { key: [1; 32], body: [1; 32], at: at(1), keep: keep_for, positions: vec![1] };

@@ -358,16 +358,23 @@ fn by_reference(shared: &Shared, engine: &Engine, reference: &str, limit: usize)
 fn list(shared: &Shared, engine: &Engine, filter: &ListFilter) -> Result<Vec<Message>, ReadError> {
     let messages = engine.tree(Tree::Messages);
     let wanted = |status: Status| filter.statuses.is_empty() || filter.statuses.contains(&status);
-    let mut found = Vec::new();
+    // Few are open among many that are finished.
+    let only_open = !filter.statuses.is_empty() && !filter.statuses.iter().any(|status| status.is_finished());
+    let tree = if only_open { engine.tree(Tree::Open) } else { messages };
     let rows = match filter.before {
-        Some(id) => messages.range(..message_key(id)),
-        None => messages.iter(),
+        Some(id) => tree.range(..message_key(id)),
+        None => tree.iter(),
     };
+    let mut found = Vec::new();
     for row in rows.rev() {
         if found.len() >= filter.limit {
             break;
         }
-        let (key, record) = row?;
+        let (key, mut record) = row?;
+        if only_open {
+            let Some(message) = messages.get(&key)? else { continue };
+            record = message;
+        }
         if readable(shared, &key, &record).is_some_and(|stored| wanted(stored.message.status)) {
             found.extend(whole(shared, &key, &record)?);
         }

@@ -16,7 +16,7 @@ use crate::store::{Keep, StoreError};
 
 /// The most rows one call removes of each kind.
 const MAX_REMOVED: usize = 1_000;
-/// The most rows one call looks at of each kind.
+/// The most requests one call looks at.
 const MAX_LOOKED_AT: usize = 10_000;
 
 /// Removes finished messages and forgotten requests.
@@ -75,12 +75,13 @@ fn beyond(count: u64, keep: Keep) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(keep.newest)
 }
 
+/// Looks past any number of old messages that are open still.
 fn old_messages(shared: &Shared, engine: &Engine, keep: Keep, now: Timestamp) -> Result<Vec<IVec>, ReadError> {
     let beyond_newest = beyond(shared.counters().finished(), keep);
     let cutoff = now.minus(keep.age);
     let mut found = Vec::new();
     let mut finished = 0;
-    for row in engine.tree(Tree::Messages).iter().take(MAX_LOOKED_AT) {
+    for row in engine.tree(Tree::Messages).iter() {
         if finished == beyond_newest || found.len() == MAX_REMOVED {
             break;
         }
