@@ -42,7 +42,7 @@ impl World {
         let mut command = Binary::sandbox()?.command();
         command.arg("--connect").arg(format!("ws://{address}/ws/chat")).args(["--http", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(&data).arg("--socket").arg(self.root.path().join("s"));
-        command.env("WAYA_QUEUE_DELAY", "0").env("WAYA_QUEUE_JITTER", "0");
+        command.env("WAYA_QUEUE_DELAY", "0").env("WAYA_QUEUE_JITTER", "0").env("WAYA_LOG_FILTER", "debug");
         let daemon = Running::start(command, &self.root.path().join("daemon.log"))?;
         let api = Api::daemon(&daemon.ready_text("http")?, &data)?;
         Ok((daemon, api))
@@ -93,8 +93,8 @@ async fn until_arrived(admin: &Api, who: &str, text: &str) -> Result<()> {
     .await
 }
 
-/// The text is nowhere but at its two ends: not on the wire, and not with the server while it keeps the message for
-/// somebody who is away.
+/// The text is nowhere but at its two ends: not on the wire, not with the server while it keeps the message for
+/// somebody who is away, and not in the daemon's log, which shows no number either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_is_in_the_clear_at_its_two_ends_only() -> Result<()> {
     let text = "rahasia ".repeat(200);
@@ -126,6 +126,11 @@ async fn a_text_is_in_the_clear_at_its_two_ends_only() -> Result<()> {
     assert!(holds(&wire, b"WA\x06"), "the tap sees what the daemon sends, without the WebSocket's mask");
     assert!(wire.len() > 3 * text.len(), "all three texts went through: {}", wire.len());
     assert!(!holds(&wire, b"rahasia") && !holds(&tap.bytes(), b"rahasia"));
+
+    let log = std::fs::read(world.root.path().join("daemon.log"))?;
+    assert!(holds(&log, b"Handshake complete"), "the client library's own lines are in the log");
+    assert!(!holds(&log, b"rahasia"));
+    assert!(!holds(&log, BUDI.as_bytes()) && !holds(&log, SITI.as_bytes()));
     Ok(())
 }
 

@@ -114,7 +114,7 @@ impl Config {
             http_body_limit: 4 << 20,
             http_max_connections: 1024,
             log_format: LogFormat::Text,
-            log_filter: "info".to_owned(),
+            log_filter: crate::logging::DEFAULT_FILTER.to_owned(),
             whatsapp_version: None,
             store_cache: 16 << 20,
             store_min_free: 64 << 20,
