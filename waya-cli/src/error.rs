@@ -119,6 +119,8 @@ fn of_status(status: &Status) -> ExitCode {
 fn hint_of(status: &Status) -> Option<&'static str> {
     Some(match code(status) {
         "not_connected" | "offline" => "see `waya status`",
+        "passkey_not_asked" => "see `waya status`; `waya login` shows what to do next",
+        "refused_by_whatsapp" => "see `waya status`; the daemon's log says more",
         "not_linked" => "link an account with `waya login`",
         "recipient_not_allowed" => "see `waya settings get allowed_numbers`",
         "idempotency_conflict" => "use a new key for a new message",

@@ -160,11 +160,8 @@ where
 
 /// Journals a change of the link, once the store can.
 async fn journal_link(store: &Store, state: LinkState, at: Timestamp, last: &mut Option<LinkState>) {
-    let state = match state {
-        // A QR code is good for seconds and for whoever sees it: views show it, the journal does not keep it.
-        LinkState::Pairing { .. } => LinkState::Pairing { qr: None, code: None, expires_at: None },
-        other => other,
-    };
+    // Views show codes, the journal does not keep them.
+    let state = state.without_codes();
     if last.as_ref() == Some(&state) {
         return;
     }

@@ -30,6 +30,8 @@ pub async fn scan_codes(session: Arc<dyn WhatsApp>, control: Arc<dyn SandboxCont
         {
             match control.scan_qr(&code, Some(OWN_PHONE)).await {
                 Ok(_) => scanned = Some(code),
+                // The user has that to do; nothing is gained by scanning again.
+                Err(error) if error.code() == "passkey_asked" => scanned = Some(code),
                 Err(error) => {
                     tracing::warn!(%error, "the own account's phone could not scan the code");
                     tokio::time::sleep(PAUSE).await;

@@ -1,13 +1,15 @@
 //! `waya login`: shows what the phone needs until the account is linked. Ctrl-C ends it.
 
 use std::io;
+use std::path::PathBuf;
 
 use clap::Args;
+use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 use waya_proto::v1::session_service_client::SessionServiceClient;
-use waya_proto::v1::{LinkState, LoginRequest, LoginResponse, Session};
+use waya_proto::v1::{AnswerPasskeyRequest, ConfirmPasskeyRequest, LinkState, LoginRequest, LoginResponse, Session};
 
-use super::Context;
+use super::{Context, passkey};
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
@@ -20,13 +22,36 @@ pub struct LoginArgs {
     /// Link with a code typed on this phone instead of a QR code: digits with country code
     #[arg(long, value_name = "PHONE")]
     code: Option<String>,
+    /// Hand in the passkey's answer that WhatsApp asks for: a file with WebAuthn's PublicKeyCredential as JSON, - for
+    /// standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["code", "passkey_confirm"])]
+    passkey_assertion: Option<PathBuf>,
+    /// Confirm that the phone shows this code, the one that is shown after the passkey's answer
+    #[arg(long, value_name = "CODE", conflicts_with = "code")]
+    passkey_confirm: Option<String>,
 }
 
+/// The daemon's end of it.
+type Daemon = SessionServiceClient<Channel>;
+
 pub async fn run(args: LoginArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    let mut daemon = SessionServiceClient::new(context.daemon().await?);
-    let states = daemon.login(Request::new(LoginRequest { phone: args.code })).await?.into_inner();
-    let last =
-        if context.output.json { print(states, &mut context.output).await? } else { watch(states, context).await? };
+    let asker = match &args.passkey_assertion {
+        Some(file) if !context.output.json => passkey::Asker::for_answer_in(file),
+        _ => passkey::Asker::nobody(),
+    };
+    let assertion = args.passkey_assertion.as_deref().map(passkey::read).transpose()?;
+    let mut daemon = Daemon::new(context.daemon().await?);
+    let states = match (assertion, args.passkey_confirm) {
+        (Some(assertion), _) => daemon.answer_passkey(Request::new(AnswerPasskeyRequest { assertion })).await?,
+        (None, Some(code)) => daemon.confirm_passkey(Request::new(ConfirmPasskeyRequest { code })).await?,
+        (None, None) => daemon.login(Request::new(LoginRequest { phone: args.code })).await?,
+    };
+    let states = states.into_inner();
+    let last = if context.output.json {
+        print(states, &mut context.output).await?
+    } else {
+        watch(states, &mut daemon, &asker, context).await?
+    };
     let Some(session) = last else { return Err(interrupted()) };
     ended(&session, &mut context.output)
 }
@@ -42,7 +67,12 @@ async fn print(mut states: Streaming<LoginResponse>, output: &mut Output) -> Res
     Ok(last)
 }
 
-async fn watch(mut states: Streaming<LoginResponse>, context: &mut Context) -> Result<Option<Session>, CliError> {
+async fn watch(
+    mut states: Streaming<LoginResponse>,
+    daemon: &mut Daemon,
+    asker: &passkey::Asker,
+    context: &mut Context,
+) -> Result<Option<Session>, CliError> {
     let width = terminal_width();
     let mut screen = Screen::default();
     let mut last = None;
@@ -50,6 +80,13 @@ async fn watch(mut states: Streaming<LoginResponse>, context: &mut Context) -> R
         let session = answer.session.unwrap_or_default();
         let lines = lines(&session, &context.output, width);
         screen.show(&lines, &mut context.output)?;
+        if let Some(passkey) = &session.passkey {
+            // A long request fills an unknown number of rows; what comes next goes below it.
+            screen = Screen::default();
+            if let Some(code) = &passkey.code {
+                asker.compare(code, daemon).await?;
+            }
+        }
         last = Some(session);
     }
     Ok(last)
@@ -94,6 +131,9 @@ fn lines(session: &Session, output: &Output, width: Option<usize>) -> Vec<String
             "On the phone: WhatsApp → Linked devices → Link a device → Link with phone number instead".to_owned(),
         ],
         (LinkState::Pairing, None, None) => vec!["waiting for a code …".to_owned()],
+        (LinkState::PasskeyRequired, ..) => {
+            session.passkey.as_ref().map(|passkey| passkey::lines(passkey, output)).unwrap_or_default()
+        }
         (LinkState::Connecting, ..) => vec!["connecting …".to_owned()],
         (LinkState::Offline, ..) => {
             let reason = printable(session.reason.as_deref().unwrap_or("no connection"));
@@ -129,6 +169,7 @@ fn ended(session: &Session, output: &mut Output) -> Result<ExitCode, CliError> {
             "run `waya login` again when the phone is at hand",
         )),
         LinkState::Pairing | LinkState::Connecting | LinkState::Offline => Err(interrupted()),
+        LinkState::PasskeyRequired if session.passkey.is_some() => Err(interrupted()),
         _ => Err(CliError::plain(ExitCode::NotConnected, reason("the account was not linked"))),
     }
 }

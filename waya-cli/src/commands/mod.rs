@@ -5,6 +5,7 @@ mod events;
 mod login;
 mod logout;
 mod message;
+mod passkey;
 mod queue;
 mod sandbox;
 mod send;

@@ -162,9 +162,8 @@ fn needs_the_user(session: &Session) -> Option<CliError> {
             "it stays queued; link an account with `waya login`"
         }
         LinkState::Replaced => "it stays queued; take the connection back with `waya login`",
-        LinkState::Locked | LinkState::Banned | LinkState::Outdated | LinkState::PasskeyRequired => {
-            "it stays queued; see `waya status`"
-        }
+        LinkState::PasskeyRequired => "it stays queued; `waya login` shows how to go on with the passkey",
+        LinkState::Locked | LinkState::Banned | LinkState::Outdated => "it stays queued; see `waya status`",
         _ => return None,
     };
     let reason = session.reason.as_deref().map_or_else(|| crate::json::link_state(session.state), printable);
@@ -204,9 +203,14 @@ mod tests {
         for state in [LinkState::Connected, LinkState::Connecting, LinkState::Offline] {
             assert_eq!(code(state), None, "{state:?}");
         }
-        for state in
-            [LinkState::Unpaired, LinkState::Pairing, LinkState::LoggedOut, LinkState::Replaced, LinkState::Locked]
-        {
+        for state in [
+            LinkState::Unpaired,
+            LinkState::Pairing,
+            LinkState::LoggedOut,
+            LinkState::Replaced,
+            LinkState::Locked,
+            LinkState::PasskeyRequired,
+        ] {
             assert_eq!(code(state), Some(ExitCode::NotConnected), "{state:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! `GET /api/session` and `GET /api/status`.
 
 use serde::Serialize;
+use serde_json::Value;
 use waya_proto::v1;
 
 /// The link to WhatsApp.
@@ -14,6 +15,16 @@ pub struct Session {
     me: Option<Account>,
     qr: Option<QrCode>,
     pairing_code: Option<String>,
+    passkey: Option<Passkey>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Passkey {
+    step: String,
+    request: Option<Value>,
+    expires_at: Option<i64>,
+    code: Option<String>,
 }
 
 /// The link after a logout.
@@ -87,6 +98,19 @@ impl From<v1::Session> for Session {
             me: session.me.map(|me| Account { number: me.number, lid: me.lid, name: me.name }),
             qr: session.qr.map(|qr| QrCode { text: qr.text, png: qr.png, expires_at: qr.expires_at }),
             pairing_code: session.pairing_code,
+            passkey: session.passkey.map(Passkey::from),
+        }
+    }
+}
+
+impl From<v1::Passkey> for Passkey {
+    fn from(passkey: v1::Passkey) -> Self {
+        Self {
+            step: passkey.step,
+            // What is no JSON is shown as the text it is.
+            request: passkey.request.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text))),
+            expires_at: passkey.expires_at,
+            code: passkey.code,
         }
     }
 }
@@ -168,6 +192,7 @@ mod tests {
             "expiresAt": 2
           },
           "pairingCode": null,
+          "passkey": null,
           "queue": {
             "paused": false,
             "pending": 3,

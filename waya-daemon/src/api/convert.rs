@@ -2,10 +2,10 @@
 
 use super::qr;
 use super::view::{
-    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, QrView, SessionView,
-    SettingView, StatusChangedView,
+    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, PasskeyView, QrView,
+    SessionView, SettingView, StatusChangedView,
 };
-use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, StatusChanged, Timestamp};
+use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, PasskeyStep, StatusChanged, Timestamp};
 use crate::queue::Hold;
 use crate::session::Link;
 use crate::settings::{Origin, Setting};
@@ -61,7 +61,23 @@ impl From<&Link> for SessionView {
             }),
             qr,
             pairing_code,
+            passkey: passkey_view(&link.state),
         }
+    }
+}
+
+fn passkey_view(state: &LinkState) -> Option<PasskeyView> {
+    let LinkState::PasskeyRequired { step } = state else { return None };
+    let view = PasskeyView { step: step.name(), request: None, expires_at: None, code: None };
+    match step {
+        PasskeyStep::Asked { request, expires_at } => {
+            // It was read when it came.
+            let request = serde_json::from_str(request).ok();
+            Some(PasskeyView { request, expires_at: *expires_at, ..view })
+        }
+        PasskeyStep::Compare { code } => Some(PasskeyView { code: Some(code.clone()), ..view }),
+        PasskeyStep::Answered => Some(view),
+        PasskeyStep::Over { .. } => None,
     }
 }
 
@@ -79,10 +95,17 @@ fn reason(state: &LinkState) -> Option<String> {
         LinkState::Locked => "WhatsApp locked the account; look at the phone",
         LinkState::Banned { .. } => "WhatsApp banned the account for a while; look at the phone",
         LinkState::Outdated => "WhatsApp wants a newer client version; update waya, or set whatsapp.version",
-        LinkState::PasskeyRequired => {
-            "WhatsApp asks for a passkey before it links this account, and this version of waya cannot give \
-             one; try `waya login --code PHONE`, or link an account without a passkey"
-        }
+        LinkState::PasskeyRequired { step } => match step {
+            PasskeyStep::Asked { .. } => {
+                "WhatsApp asks for the account's passkey before it links; have it sign the request, and hand the answer \
+                 in with `waya login --passkey-assertion FILE`"
+            }
+            PasskeyStep::Answered => "WhatsApp has the passkey's answer; it is the phone's turn",
+            PasskeyStep::Compare { .. } => {
+                "compare the code with the one on the phone, and confirm it with `waya login --passkey-confirm CODE`"
+            }
+            PasskeyStep::Over { reason } => return Some(format!("{reason}; start again with `waya login`")),
+        },
         LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Connected => return None,
     };
     Some(words.to_owned())

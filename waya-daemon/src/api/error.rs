@@ -115,6 +115,7 @@ impl ApiError {
             Self::Session(SessionError::AlreadyLinked) => "already_linked",
             Self::Session(SessionError::NotLinked) => "not_linked",
             Self::Session(SessionError::Offline) => "not_connected",
+            Self::Session(SessionError::NoPasskeyAsked | SessionError::NoCodeToConfirm) => "passkey_not_asked",
             Self::Session(SessionError::Refused(_)) => "refused_by_whatsapp",
             Self::Session(SessionError::Other(_)) | Self::KeyFile(_) => "internal",
             Self::Store(_) | Self::Setting(SettingsError::Store(_)) => "store_unavailable",

@@ -9,6 +9,7 @@ mod events;
 mod idempotency;
 mod keys;
 mod message;
+mod passkey;
 mod qr;
 mod queue;
 mod recipients;

@@ -111,8 +111,14 @@ enum Told {
 }
 
 impl Login {
+    /// Tells only what comes after what `link` has shown so far.
+    pub(super) const fn following(api: Api, link: watch::Receiver<Link>) -> Self {
+        Self { api, link, told: Some(Told::Progress) }
+    }
+
     /// What to show next; `None` after it was told how it ended: `connected`, or a state that only the user can leave
-    /// (`unpaired` means that nobody scanned the code in time). Ends early when the daemon stops.
+    /// (`unpaired` means that nobody scanned the code in time). A passkey that is asked for is no end as long as it can
+    /// be answered. Ends early when the daemon stops.
     pub async fn next(&mut self) -> Option<SessionView> {
         if self.told == Some(Told::End) {
             return None;
@@ -143,6 +149,8 @@ fn ends(state: &LinkState) -> bool {
     match state {
         LinkState::Connected | LinkState::Banned { .. } => true,
         LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Offline { .. } => false,
+        // Here the user has something to do, and then more comes.
+        LinkState::PasskeyRequired { step } => !step.is_open(),
         state => state.needs_the_user(),
     }
 }

@@ -147,6 +147,22 @@ pub struct SessionView {
     pub qr: Option<QrView>,
     /// The code to type on the phone, while there is one.
     pub pairing_code: Option<String>,
+    /// The passkey that WhatsApp asks for, while it can be answered.
+    pub passkey: Option<PasskeyView>,
+}
+
+/// A passkey that WhatsApp asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PasskeyView {
+    /// Whose turn it is: `asked` (an answer is wanted), `compare` (the code is to be confirmed), `answered` (WhatsApp's).
+    pub step: &'static str,
+    /// What the passkey is to sign, while an answer is wanted: `PublicKeyCredentialRequestOptions` as JSON.
+    pub request: Option<serde_json::Value>,
+    /// When the request stops being of use, as far as it says so.
+    pub expires_at: Option<Timestamp>,
+    /// The code to compare with the one on the phone, while it is to be confirmed.
+    pub code: Option<String>,
 }
 
 /// What became of a logout.

@@ -73,6 +73,12 @@ impl From<SessionView> for v1::Session {
             me: session.me.map(|me| v1::Account { number: me.number, lid: me.lid, name: me.name }),
             qr: session.qr.map(|qr| v1::QrCode { text: qr.text, expires_at: maybe_millis(qr.expires_at), png: qr.png }),
             pairing_code: session.pairing_code,
+            passkey: session.passkey.map(|passkey| v1::Passkey {
+                step: passkey.step.to_owned(),
+                request: passkey.request.map(|request| request.to_string()),
+                expires_at: maybe_millis(passkey.expires_at),
+                code: passkey.code,
+            }),
         }
     }
 }
@@ -239,7 +245,7 @@ impl From<SettingView> for v1::Setting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{LinkState, OfflineReason};
+    use crate::model::{LinkState, OfflineReason, PasskeyStep};
 
     #[test]
     fn every_state_of_the_link_has_its_number() {
@@ -254,7 +260,7 @@ mod tests {
             (LinkState::Locked, v1::LinkState::Locked),
             (LinkState::Banned { until: None }, v1::LinkState::Banned),
             (LinkState::Outdated, v1::LinkState::Outdated),
-            (LinkState::PasskeyRequired, v1::LinkState::PasskeyRequired),
+            (LinkState::PasskeyRequired { step: PasskeyStep::Answered }, v1::LinkState::PasskeyRequired),
         ];
         for (state, expected) in all {
             assert_eq!(link_state(state.name()), expected);

@@ -2,10 +2,13 @@
 
 use tonic::{Request, Response, Status};
 use waya_proto::v1::session_service_server::SessionService;
-use waya_proto::v1::{GetStatusRequest, GetStatusResponse, LoginRequest, LoginResponse, LogoutRequest, LogoutResponse};
+use waya_proto::v1::{
+    AnswerPasskeyRequest, ConfirmPasskeyRequest, GetStatusRequest, GetStatusResponse, LoginRequest, LoginResponse,
+    LogoutRequest, LogoutResponse,
+};
 
 use super::streams::{Answers, answers};
-use crate::api::{Api, ApiError};
+use crate::api::{Api, ApiError, Login};
 use crate::model::{PairingMethod, Recipient};
 
 /// The service.
@@ -30,18 +33,39 @@ impl SessionService for Sessions {
 
     async fn login(&self, request: Request<LoginRequest>) -> Result<Response<Self::LoginStream>, Status> {
         let method = method(request.into_inner().phone)?;
-        let login = self.api.login(method).await?;
-        let states = answers(login, |mut login| async move {
-            let session = login.next().await?.into();
-            Some((Ok(LoginResponse { session: Some(session) }), login))
-        });
-        Ok(Response::new(states))
+        Ok(Response::new(states(self.api.login(method).await?)))
+    }
+
+    type AnswerPasskeyStream = Answers<LoginResponse>;
+
+    async fn answer_passkey(
+        &self,
+        request: Request<AnswerPasskeyRequest>,
+    ) -> Result<Response<Self::AnswerPasskeyStream>, Status> {
+        Ok(Response::new(states(self.api.answer_passkey(&request.into_inner().assertion).await?)))
+    }
+
+    type ConfirmPasskeyStream = Answers<LoginResponse>;
+
+    async fn confirm_passkey(
+        &self,
+        request: Request<ConfirmPasskeyRequest>,
+    ) -> Result<Response<Self::ConfirmPasskeyStream>, Status> {
+        Ok(Response::new(states(self.api.confirm_passkey(&request.into_inner().code).await?)))
     }
 
     async fn logout(&self, _: Request<LogoutRequest>) -> Result<Response<LogoutResponse>, Status> {
         let done = self.api.logout().await?;
         Ok(Response::new(LogoutResponse { session: Some(done.session.into()), still_listed: done.still_listed }))
     }
+}
+
+/// What a linking tells, to its end.
+fn states(login: Login) -> Answers<LoginResponse> {
+    answers(login, |mut login| async move {
+        let session = login.next().await?.into();
+        Some((Ok(LoginResponse { session: Some(session) }), login))
+    })
 }
 
 /// A phone in any usual spelling, else a QR code.

@@ -20,7 +20,8 @@ use waya_proto::v1::{self, event::Body};
 
 use super::{ServeError, SocketOptions, bind, serve};
 use crate::api::testing::{World, incoming};
-use crate::model::{Change, EventBody, LinkState, PairingMethod, Timestamp};
+use crate::model::{Change, EventBody, LinkState, PairingMethod, PasskeyStep, Timestamp};
+use crate::session::WhatsApp as _;
 
 struct Door {
     world: World,
@@ -258,6 +259,46 @@ async fn a_login_tells_each_state_until_it_is_linked() {
     assert!(states.message().await.unwrap().is_none());
     let again = door.session().login(v1::LoginRequest { phone: None }).await.unwrap_err();
     assert_eq!((again.code(), code(&again)), (Code::FailedPrecondition, "already_linked"));
+}
+
+#[tokio::test]
+async fn a_passkey_is_told_and_refused_unless_it_is_asked_for() {
+    let door = Door::open().await;
+    door.world.whatsapp.logout().await.unwrap();
+    let mut session = door.session();
+    let answer = |assertion: &str| v1::AnswerPasskeyRequest { assertion: assertion.to_owned() };
+    let refused = session.answer_passkey(answer("{}")).await.unwrap_err();
+    assert_eq!((refused.code(), code(&refused)), (Code::FailedPrecondition, "passkey_not_asked"));
+
+    let asked = PasskeyStep::Asked { request: r#"{"challenge":"YQ"}"#.to_owned(), expires_at: None };
+    door.world.whatsapp.set_link(LinkState::PasskeyRequired { step: asked });
+    for (assertion, grpc, expected) in [
+        ("{", Code::InvalidArgument, "invalid_field"),
+        ("{}", Code::InvalidArgument, "invalid_field"),
+        (&*"x".repeat(70_000), Code::InvalidArgument, "too_large"),
+    ] {
+        let refused = session.answer_passkey(answer(assertion)).await.unwrap_err();
+        assert_eq!((refused.code(), code(&refused)), (grpc, expected));
+    }
+    // A login that comes now is told of it, and goes on to its end.
+    let mut states = session.login(v1::LoginRequest { phone: None }).await.unwrap().into_inner();
+    let compare = PasskeyStep::Compare { code: "ABCD-EFGH".to_owned() };
+    door.world.whatsapp.set_link(LinkState::PasskeyRequired { step: compare });
+    loop {
+        let told = states.message().await.unwrap().unwrap().session.unwrap();
+        if told.passkey.is_some_and(|passkey| passkey.code.as_deref() == Some("ABCD-EFGH")) {
+            break;
+        }
+    }
+    let code_shown = v1::ConfirmPasskeyRequest { code: "ABCD-EFGH".to_owned() };
+    let mut confirmed = session.confirm_passkey(code_shown).await.unwrap().into_inner();
+    let told = confirmed.message().await.unwrap().unwrap().session.unwrap();
+    assert_eq!(told.passkey.map(|passkey| passkey.step).as_deref(), Some("answered"));
+    let over = PasskeyStep::Over { reason: "the connection ended".to_owned() };
+    door.world.whatsapp.set_link(LinkState::PasskeyRequired { step: over });
+    let told = confirmed.message().await.unwrap().unwrap().session.unwrap();
+    assert!(told.passkey.is_none() && told.reason.is_some_and(|reason| reason.starts_with("the connection ended")));
+    assert!(confirmed.message().await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -54,7 +54,8 @@ impl HttpError {
                 | "not_retryable"
                 | "pinned"
                 | "already_linked"
-                | "not_linked" => StatusCode::CONFLICT,
+                | "not_linked"
+                | "passkey_not_asked" => StatusCode::CONFLICT,
                 "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
                 "invalid_recipient" | "nothing_to_send" | "invalid_field" => StatusCode::UNPROCESSABLE_ENTITY,
                 "not_implemented" => StatusCode::NOT_IMPLEMENTED,

@@ -23,7 +23,7 @@ pub use server::serve;
 
 use crate::api::Api;
 use error::HttpError;
-use routes::{events, health, message, queue, send, session};
+use routes::{events, health, message, passkey, queue, send, session};
 
 /// Limits of the door.
 #[derive(Debug, Clone)]
@@ -75,6 +75,8 @@ fn router(api: Api, options: Options) -> Router {
         .route("/api/queue/{id}", delete(queue::cancel))
         .route("/api/events", get(events::read))
         .route("/api/session", get(session::session))
+        .route("/api/session/passkey", post(passkey::answer))
+        .route("/api/session/passkey/confirm", post(passkey::confirm))
         .route("/api/status", get(session::status))
         .route_layer(from_fn_with_state(door.api.clone(), auth::require_key));
     Router::new()

@@ -19,7 +19,7 @@ pub use chat::{ChatId, ChatKind, InvalidChatId};
 pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};
 pub use inbound::{Incoming, IncomingKey};
 pub use kind::Kind;
-pub use link::{LinkState, OfflineReason, PairingMethod};
+pub use link::{LinkState, OfflineReason, PairingMethod, PasskeyStep};
 pub use listed::ListedChat;
 pub use message::{
     Ack, InvalidId, Lane, MAX_REFERENCE_CHARS, MAX_TEXT_CHARS, Message, MessageId, NewMessage, Source, Status,

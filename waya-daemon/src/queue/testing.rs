@@ -21,6 +21,7 @@ use crate::model::{
     WhatsAppId,
 };
 use crate::session::fake::FakeWhatsApp;
+use crate::session::passkey::PasskeyAnswer;
 use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::{
@@ -273,6 +274,14 @@ impl WhatsApp for Wild {
 
     async fn pair(&self, _: PairingMethod) -> Result<(), SessionError> {
         Err(SessionError::AlreadyLinked)
+    }
+
+    async fn answer_passkey(&self, _: PasskeyAnswer) -> Result<(), SessionError> {
+        Err(SessionError::NoPasskeyAsked)
+    }
+
+    async fn confirm_passkey(&self) -> Result<(), SessionError> {
+        Err(SessionError::NoCodeToConfirm)
     }
 
     async fn reconnect(&self) -> Result<(), SessionError> {

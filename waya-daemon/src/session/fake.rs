@@ -6,8 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
+use super::passkey::PasskeyAnswer;
 use super::{Link, Me, Outgoing, SendError, SessionError, Unlinked, WaEvent, WhatsApp};
-use crate::model::{LinkState, PairingMethod, Timestamp};
+use crate::model::{LinkState, PairingMethod, PasskeyStep, Timestamp};
 
 /// What the next hand-over does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,7 @@ struct Script {
     last_traffic: Option<Timestamp>,
     locked_until: Option<Timestamp>,
     paired: Vec<PairingMethod>,
+    passkeys: Vec<PasskeyAnswer>,
     refusals: VecDeque<SessionError>,
 }
 
@@ -87,7 +89,7 @@ impl FakeWhatsApp {
         self.script().probes.extend(answers);
     }
 
-    /// The next `pair`, `reconnect` or `logout` is refused like this.
+    /// The next `pair`, `reconnect`, `logout`, or word on a passkey is refused like this.
     pub fn next_refusal(&self, error: SessionError) {
         self.script().refusals.push_back(error);
     }
@@ -124,6 +126,12 @@ impl FakeWhatsApp {
     #[must_use]
     pub fn paired(&self) -> Vec<PairingMethod> {
         self.script().paired.clone()
+    }
+
+    /// Every passkey's answer that was handed in.
+    #[must_use]
+    pub fn passkeys(&self) -> Vec<PasskeyAnswer> {
+        self.script().passkeys.clone()
     }
 
     /// Waits until there were `count` hand-overs.
@@ -191,6 +199,19 @@ impl WhatsApp for FakeWhatsApp {
         self.refused()?;
         self.script().paired.push(method);
         self.set_link(LinkState::Pairing { qr: None, code: None, expires_at: None });
+        Ok(())
+    }
+
+    async fn answer_passkey(&self, answer: PasskeyAnswer) -> Result<(), SessionError> {
+        self.refused()?;
+        self.script().passkeys.push(answer);
+        self.set_link(LinkState::PasskeyRequired { step: PasskeyStep::Answered });
+        Ok(())
+    }
+
+    async fn confirm_passkey(&self) -> Result<(), SessionError> {
+        self.refused()?;
+        self.set_link(LinkState::PasskeyRequired { step: PasskeyStep::Answered });
         Ok(())
     }
 

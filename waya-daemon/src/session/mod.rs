@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+pub mod passkey;
 pub mod resting;
 pub mod state;
 pub mod supervisor;
@@ -15,9 +16,12 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+#[cfg(doc)]
+use crate::model::PasskeyStep;
 use crate::model::{
     ChatId, Incoming, LinkState, ListedChat, NackReason, PairingMethod, PushName, ReceiptKind, Timestamp, WhatsAppId,
 };
+use passkey::PasskeyAnswer;
 
 /// What leaves.
 #[derive(Clone)]
@@ -56,6 +60,12 @@ pub enum SessionError {
     /// Not connected, so it cannot be asked.
     #[error("not connected to WhatsApp")]
     Offline,
+    /// An answer to a request that is not there.
+    #[error("WhatsApp is not asking for a passkey now; `waya login` tells what it asks for")]
+    NoPasskeyAsked,
+    /// A word on a code that is not there.
+    #[error("there is no code to confirm now; it comes after the passkey's answer")]
+    NoCodeToConfirm,
     /// WhatsApp said no.
     #[error("WhatsApp refused: {0}")]
     Refused(String),
@@ -177,6 +187,12 @@ pub trait WhatsApp: Debug + Send + Sync {
     async fn probe(&self) -> bool;
     /// Starts linking an account; what to show comes as [`LinkState::Pairing`].
     async fn pair(&self, method: PairingMethod) -> Result<(), SessionError>;
+    /// Hands in the passkey's answer to the request that [`PasskeyStep::Asked`] shows. `Ok` means that WhatsApp took
+    /// it; after a refusal the request still stands.
+    async fn answer_passkey(&self, answer: PasskeyAnswer) -> Result<(), SessionError>;
+    /// Tells WhatsApp that the code of [`PasskeyStep::Compare`] is the one the phone shows. After a refusal the request
+    /// is over.
+    async fn confirm_passkey(&self) -> Result<(), SessionError>;
     /// Connects again now: takes a replaced session back, or cuts a wait short.
     async fn reconnect(&self) -> Result<(), SessionError>;
     /// Unlinks the account and deletes its keys; also without a connection, but then WhatsApp is not told.

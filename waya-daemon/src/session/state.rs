@@ -6,7 +6,8 @@
 //!     ▲  ▲                        │                   ▲    │                      │
 //!     │  └──nobody scanned────────┘        time's up ─┘    └─▶ offline ◀──ended───┘
 //!     └──logged out by the user
-//!  from any connection: replaced · logged_out · locked · banned · outdated · passkey_required
+//!  from any connection: replaced · logged_out · locked · banned · outdated
+//!  from pairing: passkey_required, and from there on as `passkey` says
 //! ```
 //!
 //! Only `offline` and `banned` end by themselves. `replaced` never does: two clients that both came back would take
@@ -17,10 +18,12 @@ use std::time::Duration;
 
 use crate::model::{LinkState, OfflineReason, PairingMethod, Timestamp};
 
+#[path = "state_passkey.rs"]
+mod passkey;
 #[path = "state_words.rs"]
 mod words;
 
-pub use words::{Discard, Ended, Input, Plan, Task};
+pub use words::{Discard, Ended, Input, PasskeyInput, Plan, Task};
 
 /// How long a pairing that nobody answers goes on; asking again starts it anew.
 pub const PAIRING_LASTS: Duration = Duration::from_mins(5);
@@ -139,6 +142,7 @@ impl Machine {
             (LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Connected, Some(task)) => {
                 Plan::Connect(task)
             }
+            (LinkState::PasskeyRequired { .. }, Some(task)) if self.is_passkey_open() => Plan::Connect(task),
             (LinkState::Offline { .. } | LinkState::Banned { .. }, Some(task)) => match self.retry_at {
                 Some(at) if at <= now || self.clock_went_back(at, now) => Plan::Connect(task),
                 Some(at) => Plan::Wait(self.pairing.as_ref().map_or(at, |pairing| at.min(pairing.until))),
@@ -157,7 +161,7 @@ impl Machine {
     #[must_use]
     pub fn keeps_connection(&self) -> bool {
         let wanted = matches!(self.link, LinkState::Pairing { .. } | LinkState::Connecting | LinkState::Connected);
-        wanted && self.task().is_some()
+        (wanted || self.is_passkey_open()) && self.task().is_some()
     }
 
     /// When a pairing that nobody answers ends.
@@ -194,6 +198,7 @@ impl Machine {
             Input::Shown { qr, code, expires_at } if self.is_pairing() => {
                 self.link = LinkState::Pairing { qr, code, expires_at: Some(expires_at) };
             }
+            Input::PairingFailed(reason) if self.is_passkey_open() => self.passkey_over(reason),
             Input::PairingFailed(reason) if self.pairing.is_some() => self.go_offline(&reason, now, chance),
             Input::Paired if self.pairing.take().is_some() => {
                 self.linked = true;
@@ -221,7 +226,7 @@ impl Machine {
                 self.link = LinkState::Outdated;
             }
             Input::VersionRenewed if self.link == LinkState::Outdated => self.start_over(),
-            Input::PasskeyRequired if self.pairing.take().is_some() => self.link = LinkState::PasskeyRequired,
+            Input::Passkey(input) => self.passkey(input, now),
             Input::Ended(ended) => self.ended(ended, now, chance),
             Input::Tick => self.look_at_the_clock(now),
             Input::ReconnectAsked if self.linked => self.start_over(),
@@ -269,6 +274,9 @@ impl Machine {
 
     fn look_at_the_clock(&mut self, now: Timestamp) {
         if self.pairing.as_ref().is_some_and(|pairing| pairing.until <= now) {
+            if self.is_passkey_open() {
+                return self.passkey_over("nobody answered WhatsApp's request for a passkey in time".to_owned());
+            }
             self.pairing = None;
             self.link = LinkState::Unpaired;
         }
@@ -280,6 +288,10 @@ impl Machine {
         }
         if !self.keeps_connection() {
             return;
+        }
+        if self.is_passkey_open() {
+            let why = ended.trouble.unwrap_or_else(|| "WhatsApp ended the connection".to_owned());
+            return self.passkey_over(format!("{why}, before the request for a passkey was dealt with"));
         }
         if ended.throttled {
             self.failures = self.failures.saturating_add(THROTTLED_COUNTS);

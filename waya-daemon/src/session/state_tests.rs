@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::PasskeyStep;
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_000_000 + seconds * 1000)
@@ -70,7 +71,7 @@ fn every_state_is_reachable() {
         ("locked", true, vec![Input::Locked]),
         ("banned", true, vec![Input::Banned { until: None }]),
         ("outdated", true, vec![Input::Outdated]),
-        ("passkey_required", false, vec![pairing(), Input::PasskeyRequired]),
+        ("passkey_required", false, vec![pairing(), passkey_asked()]),
     ];
     for (name, linked, inputs) in cases {
         assert_eq!(after(linked, inputs).0.link().name(), name);
@@ -212,10 +213,100 @@ fn what_does_not_fit_the_keys_or_does_not_rest_is_not_restored() {
         let fresh = if linked { LinkState::Connecting } else { LinkState::Unpaired };
         assert_eq!(*Machine::restore(linked, link, at(0), at(10)).link(), fresh);
     }
-    let others = [LinkState::Connected, LinkState::Outdated, LinkState::PasskeyRequired, offline("x", Some(at(500)))];
+    let asked = LinkState::PasskeyRequired { step: PasskeyStep::default() };
+    let others = [LinkState::Connected, LinkState::Outdated, asked, offline("x", Some(at(500)))];
     for link in others {
         assert_eq!(*Machine::restore(true, link, at(0), at(10)).link(), LinkState::Connecting);
     }
+}
+
+fn passkey_asked() -> Input {
+    Input::Passkey(PasskeyInput::Asked { request: "{}".to_owned(), expires_at: Some(at(60)) })
+}
+
+fn step(machine: &Machine) -> &PasskeyStep {
+    let LinkState::PasskeyRequired { step } = machine.link() else { panic!("{:?}", machine.link()) };
+    step
+}
+
+#[test]
+fn a_passkey_is_asked_for_answered_and_compared_on_one_connection() {
+    let (mut machine, _) = after(false, [Input::PairAsked(PairingMethod::Qr), passkey_asked()]);
+    let mut seen = vec![step(&machine).name()];
+    for (second, input) in (3..).zip([
+        // Codes go on being made; there is nothing to scan any more.
+        Input::Shown { qr: Some("2@x".into()), code: None, expires_at: at(60) },
+        Input::Passkey(PasskeyInput::Answered),
+        Input::Passkey(PasskeyInput::Answered),
+        Input::Passkey(PasskeyInput::Code("ABCD-EFGH".into())),
+        Input::Passkey(PasskeyInput::Answered),
+        Input::Passkey(PasskeyInput::Confirmed),
+    ]) {
+        machine.take(input, at(second), 0.5);
+        assert_eq!(machine.plan(at(second)), Plan::Connect(Task::Pair(PairingMethod::Qr)));
+        assert!(machine.keeps_connection());
+        seen.push(step(&machine).name());
+    }
+    assert_eq!(seen, ["asked", "asked", "answered", "answered", "compare", "compare", "answered"]);
+    machine.take(Input::Paired, at(20), 0.5);
+    machine.take(Input::Ended(Ended::default()), at(20), 0.5);
+    assert_eq!(machine.plan(at(20)), Plan::Connect(Task::LogIn));
+}
+
+#[test]
+fn a_passkey_that_comes_to_nothing_says_why_rests_and_can_be_asked_for_again() {
+    let failed = || Input::PairingFailed("no".into());
+    for (input, reason) in [
+        (failed(), "no"),
+        (lost("the cable is out"), "the cable is out, before the request for a passkey was dealt with"),
+        (
+            Input::Ended(Ended::default()),
+            "WhatsApp ended the connection, before the request for a passkey was dealt with",
+        ),
+    ] {
+        let (mut machine, now) = after(false, [Input::PairAsked(PairingMethod::Qr), passkey_asked(), input]);
+        assert_eq!(*step(&machine), PasskeyStep::Over { reason: reason.to_owned() });
+        assert_eq!(machine.plan(now), Plan::Rest);
+        assert!(!machine.keeps_connection());
+        // What comes late changes nothing.
+        for late in [passkey_asked(), Input::Passkey(PasskeyInput::Answered), failed(), Input::Tick, lost("x")] {
+            machine.take(late, now, 0.5);
+            assert_eq!(step(&machine).name(), "over");
+        }
+        machine.take(Input::PairAsked(PairingMethod::Qr), now, 0.5);
+        assert_eq!(machine.plan(now), Plan::Connect(Task::Pair(PairingMethod::Qr)));
+    }
+}
+
+#[test]
+fn a_request_for_a_passkey_lasts_as_long_as_a_pairing_from_when_it_came() {
+    let (mut machine, _) = after(false, [Input::PairAsked(PairingMethod::Qr)]);
+    machine.take(passkey_asked(), at(250), 0.5);
+    machine.take(Input::Tick, at(549), 0.5);
+    assert_eq!(step(&machine).name(), "asked");
+    machine.take(Input::Tick, at(550), 0.5);
+    assert_eq!(step(&machine).name(), "over");
+    assert!(!machine.keeps_connection());
+}
+
+#[test]
+fn asking_for_the_other_way_gives_the_passkey_up() {
+    let (mut machine, now) = after(false, [Input::PairAsked(PairingMethod::Qr), passkey_asked()]);
+    let before = machine.plan(now);
+    machine.take(Input::PairAsked(PairingMethod::Qr), now, 0.5);
+    assert_eq!((step(&machine).name(), machine.plan(now)), ("asked", before.clone()));
+    machine.take(Input::PairAsked(PairingMethod::Code("6281".into())), now, 0.5);
+    assert_eq!(machine.link().name(), "pairing");
+    assert_ne!(machine.plan(now), before);
+}
+
+fn any_passkey_input() -> impl Strategy<Value = PasskeyInput> {
+    prop_oneof![
+        Just(PasskeyInput::Asked { request: "{}".into(), expires_at: None }),
+        Just(PasskeyInput::Answered),
+        Just(PasskeyInput::Code("ABCD-EFGH".into())),
+        Just(PasskeyInput::Confirmed),
+    ]
 }
 
 fn any_input() -> impl Strategy<Value = Input> {
@@ -233,7 +324,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         proptest::option::of(0..600u64).prop_map(|s| Input::Banned { until: s.map(at) }),
         Just(Input::Outdated),
         Just(Input::VersionRenewed),
-        Just(Input::PasskeyRequired),
+        any_passkey_input().prop_map(Input::Passkey),
         Just(lost("e")),
         Just(Input::Ended(Ended::default())),
         Just(Input::Tick),
@@ -270,6 +361,12 @@ proptest! {
             if matches!(machine.link(), LinkState::Replaced | LinkState::Locked | LinkState::Outdated) {
                 prop_assert_eq!(&plan, &Plan::Rest);
                 prop_assert!(!machine.keeps_connection());
+            }
+            // A connection is held for a passkey exactly as long as it may be answered.
+            if let LinkState::PasskeyRequired { step } = machine.link() {
+                prop_assert_eq!(machine.keeps_connection(), step.is_open());
+                prop_assert!(step.is_open() || plan == Plan::Rest);
+                prop_assert!(!machine.is_linked());
             }
             if machine.link().name() == "logged_out" && before.name() != "logged_out" {
                 let by_the_server = matches!(input, Input::LoggedOut { .. });
@@ -310,7 +407,10 @@ proptest! {
                 }
             }
             if let Plan::Connect(_) = plan {
-                machine.dial();
+                // What a passkey is asked for on is there already.
+                if machine.link().name() != "passkey_required" {
+                    machine.dial();
+                }
                 prop_assert!(machine.keeps_connection());
             }
         }

@@ -44,8 +44,8 @@ pub enum Input {
     Outdated,
     /// A newer client version was found.
     VersionRenewed,
-    /// WhatsApp wants a passkey.
-    PasskeyRequired,
+    /// Something about the passkey that WhatsApp wants.
+    Passkey(PasskeyInput),
     /// The connection is over.
     Ended(Ended),
     /// A time the machine waited for has come (or any other reason to look at the clock).
@@ -56,6 +56,24 @@ pub enum Input {
     Forgotten,
     /// The daemon stops.
     Stopped,
+}
+
+/// What happened to the passkey that WhatsApp wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PasskeyInput {
+    /// It is asked for.
+    Asked {
+        /// What it is to sign, as JSON.
+        request: String,
+        /// When the request stops being of use, as far as it says so.
+        expires_at: Option<Timestamp>,
+    },
+    /// WhatsApp took the answer.
+    Answered,
+    /// The code to compare.
+    Code(String),
+    /// WhatsApp was told that the codes are the same.
+    Confirmed,
 }
 
 /// How a connection ended.

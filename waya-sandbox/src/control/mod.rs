@@ -118,6 +118,7 @@ impl ControlError {
             Self::People(PeopleError::NotSent(_)) => "not_sent",
             Self::People(_) => "store_unavailable",
             Self::Scan(ScanError::UnknownCode) => "unknown_code",
+            Self::Scan(ScanError::PasskeyAsked) => "passkey_asked",
             Self::Scan(ScanError::Unfinished | ScanError::Refused(_)) => "pairing_failed",
             Self::Scan(_) => "invalid_code",
             Self::Refused { code, .. } => code,
@@ -131,7 +132,7 @@ impl ControlError {
         match self.code() {
             "not_found" | "unknown_code" => 404,
             "invalid_field" | "nothing_to_send" | "invalid_code" => 422,
-            "person_offline" | "pairing_failed" => 409,
+            "person_offline" | "pairing_failed" | "passkey_asked" => 409,
             "person_stuck" => 504,
             "not_sent" => 502,
             "internal" => 500,

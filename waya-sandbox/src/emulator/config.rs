@@ -86,6 +86,9 @@ pub enum ScanError {
     /// The code was typed wrongly: the client could not be read with it.
     #[error("the code does not fit the waiting client: check it and type it again")]
     WrongCode,
+    /// The account is guarded by a passkey.
+    #[error("the client was asked for the account's passkey: the pairing goes on when it answers")]
+    PasskeyAsked,
     /// The client refused the pairing.
     #[error("the client refused the pairing: {0}")]
     Refused(String),

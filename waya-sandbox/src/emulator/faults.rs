@@ -46,6 +46,8 @@ pub enum Fault {
     DropReceipts,
     /// The target's key bundles are given out with a signature that does not fit.
     GarbleBundles,
+    /// Linking a device to the target is guarded by a passkey: the client is asked for it.
+    Passkey,
 }
 
 impl Fault {
@@ -69,6 +71,7 @@ impl fmt::Display for Fault {
             Self::LoggedOut => out.write_str("logged-out"),
             Self::DropReceipts => out.write_str("no-receipts"),
             Self::GarbleBundles => out.write_str("garble-bundles"),
+            Self::Passkey => out.write_str("passkey"),
         }
     }
 }
@@ -79,7 +82,7 @@ pub enum FaultError {
     /// The first word is none of the known ones.
     #[error(
         "unknown fault {0:?}: use ack-delay MS, ack-lost, nack CODE, cut, cut-mid-frame, refuse, \
-         refuse-logins CODE, replaced, logged-out, no-receipts or garble-bundles"
+         refuse-logins CODE, replaced, logged-out, no-receipts, garble-bundles or passkey"
     )]
     Unknown(String),
     /// A number is missing, wrong or superfluous.
@@ -125,6 +128,7 @@ impl FromStr for Fault {
             "logged-out" => bare("logged-out", Self::LoggedOut),
             "no-receipts" => bare("no-receipts", Self::DropReceipts),
             "garble-bundles" => bare("garble-bundles", Self::GarbleBundles),
+            "passkey" => bare("passkey", Self::Passkey),
             other => Err(FaultError::Unknown(other.to_owned())),
         }
     }
@@ -271,6 +275,10 @@ impl Faults {
     pub(super) fn garbles_bundles(&self, phone: &str) -> bool {
         self.find(phone, |fault| (fault == Fault::GarbleBundles).then_some(())).is_some()
     }
+
+    pub(super) fn wants_passkey(&self, phone: &str) -> bool {
+        self.find(phone, |fault| (fault == Fault::Passkey).then_some(())).is_some()
+    }
 }
 
 #[cfg(test)]
@@ -292,6 +300,7 @@ mod tests {
             Fault::LoggedOut,
             Fault::DropReceipts,
             Fault::GarbleBundles,
+            Fault::Passkey,
         ] {
             assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault);
             let json = serde_json::to_string(&fault).unwrap();

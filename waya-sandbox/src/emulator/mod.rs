@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{EmulatorConfig, EmulatorError, ScanError};
 pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
-pub use handset::HISTORY_TEXT;
+pub use handset::{HISTORY_TEXT, passkey_answer};
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
 
@@ -163,6 +163,11 @@ impl Emulator {
     /// Types a pairing code into the handset of `phone`.
     pub async fn enter_pair_code(&self, phone: &str, code: &str) -> Result<ScannedDevice, ScanError> {
         handset::enter_pair_code(self, phone, code).await
+    }
+
+    /// The code that the handset of `phone` shows once a client answered its request for a passkey.
+    pub fn passkey_code(&self, phone: &str) -> Option<String> {
+        handset::passkey_code(self, &phone_digits(phone)?)
     }
 
     /// Switches an emulated handset on or off. One that is on confirms the messages that reach it;

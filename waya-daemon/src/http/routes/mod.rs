@@ -3,6 +3,7 @@
 pub(super) mod events;
 pub(super) mod health;
 pub(super) mod message;
+pub(super) mod passkey;
 pub(super) mod queue;
 pub(super) mod send;
 mod send_body;

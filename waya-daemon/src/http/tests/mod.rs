@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod limits;
+mod passkey;
 mod reading;
 mod refusals;
 mod sending;

@@ -13,9 +13,10 @@ use whatsapp_rust::wacore::iq::keepalive::KeepaliveSpec;
 use whatsapp_rust::waproto::whatsapp::Message;
 use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendOptions, proto_helpers::MessageExt};
 
-use super::convert;
 use super::driver::WaDriver;
+use super::{convert, passkey};
 use crate::model::{ChatId, PairingMethod, Timestamp};
+use crate::session::passkey::PasskeyAnswer;
 use crate::session::supervisor::Handle;
 use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
 
@@ -198,6 +199,14 @@ impl WhatsApp for Adapter {
 
     async fn pair(&self, method: PairingMethod) -> Result<(), SessionError> {
         self.handle.pair(method).await
+    }
+
+    async fn answer_passkey(&self, answer: PasskeyAnswer) -> Result<(), SessionError> {
+        passkey::answer(&self.driver, answer).await
+    }
+
+    async fn confirm_passkey(&self) -> Result<(), SessionError> {
+        passkey::confirm(&self.driver).await
     }
 
     async fn reconnect(&self) -> Result<(), SessionError> {

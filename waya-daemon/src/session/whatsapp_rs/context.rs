@@ -53,6 +53,8 @@ pub struct Context {
     pub pairing_by_code: AtomicBool,
     /// The code to type is of no use any more.
     pub code_is_stale: Notify,
+    /// The connection's pairing turned into a request for a passkey: codes are of no use any more.
+    pub passkey_asked: AtomicBool,
     /// A newer version is being looked for.
     pub is_seeking_version: AtomicBool,
     is_local: bool,
@@ -75,6 +77,7 @@ impl Context {
             timers: Timers::load(&config.data_dir),
             pairing_by_code: AtomicBool::new(false),
             code_is_stale: Notify::new(),
+            passkey_asked: AtomicBool::new(false),
             is_seeking_version: AtomicBool::new(false),
             is_local: guard.is_loopback_only(),
             version: Mutex::new(version::DEFAULT),

@@ -128,6 +128,9 @@ async fn show_codes(context: Arc<Context>, client: Arc<Client>, phone: String) {
             () = tokio::time::sleep(CODE_LASTS) => {}
             () = context.code_is_stale.notified() => {}
         }
+        if context.passkey_asked.load(Ordering::Relaxed) {
+            return;
+        }
     }
 }
 
@@ -149,6 +152,7 @@ impl Driver for WaDriver {
         self.context.progress.begin();
         // The library would come back by itself, at its own pace and without a word why.
         client.enable_auto_reconnect.store(false, Ordering::Relaxed);
+        self.context.passkey_asked.store(false, Ordering::Relaxed);
         let by_code = matches!(task, Task::Pair(PairingMethod::Code(_)));
         self.context.pairing_by_code.store(by_code, Ordering::Relaxed);
         let codes = match task {
@@ -161,6 +165,10 @@ impl Driver for WaDriver {
         client.run().await;
         if let Some(codes) = codes {
             codes.abort();
+        }
+        if self.context.passkey_asked.load(Ordering::Relaxed) && client.pn().is_none() {
+            // The library holds on to an attempt that was broken off, and would refuse the next one.
+            self.close().await;
         }
         // The library tells of some stream errors by its log only.
         let told = stream_error.try_recv().ok().flatten().and_then(|node| {

@@ -19,6 +19,7 @@ mod history;
 mod http;
 mod inbound;
 mod kind;
+mod passkey;
 mod people;
 mod presence;
 mod pump;

@@ -9,21 +9,21 @@ use tokio::sync::mpsc;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::events::{
     ConnectFailure, ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, LazyHistorySync, LoggedOut,
-    TemporaryBan,
+    PairPasskeyConfirmation, TemporaryBan,
 };
 use whatsapp_rust::wacore_binary::Node;
 
 use super::context::Context;
-use super::history;
 use super::presence::Said;
+use super::{history, passkey};
 use crate::model::Timestamp;
-use crate::session::state::Input;
+use crate::session::state::{Input, PasskeyInput};
 
 /// How long to look for a newer version before trying again.
 const VERSION_RETRY: Duration = Duration::from_hours(1);
 
 /// The kinds that are used; the library does not even make the others.
-const KINDS: [EventKind; 26] = [
+const KINDS: [EventKind; 27] = [
     EventKind::Connected,
     EventKind::Disconnected,
     EventKind::PairSuccess,
@@ -47,6 +47,7 @@ const KINDS: [EventKind; 26] = [
     EventKind::StreamError,
     EventKind::AppStateSyncFailed,
     EventKind::PairPasskeyRequest,
+    EventKind::PairPasskeyConfirmation,
     EventKind::PairPasskeyError,
     EventKind::PairingQrCodesExhausted,
     EventKind::HistorySync,
@@ -163,6 +164,23 @@ impl Sink {
         });
     }
 
+    /// The library ends the connection then, also when it waits for a passkey.
+    fn codes_ran_out(&self) {
+        self.context.progress.through();
+        if self.context.passkey_asked.load(Ordering::Relaxed) {
+            self.blame("the QR codes ran out, and the connection ended with them");
+        }
+    }
+
+    fn compare(&self, event: &PairPasskeyConfirmation) {
+        if event.skip_handoff_ux {
+            // The old link proved who we are: there is nothing for the user to compare.
+            passkey::confirm_by_itself(&self.context, &self.client);
+        } else {
+            self.input(Input::Passkey(PasskeyInput::Code(event.code.clone())));
+        }
+    }
+
     fn pairing_failed(&self, reason: impl Into<String>) {
         self.input(Input::PairingFailed(reason.into()));
     }
@@ -195,15 +213,18 @@ impl EventHandler for Sink {
             Event::QrScannedWithoutMultidevice(_) => {
                 self.pairing_failed("the phone's WhatsApp is too old to link devices; update it");
             }
-            Event::PairingQrCodesExhausted(_) => self.context.progress.through(),
+            Event::PairingQrCodesExhausted(_) => self.codes_ran_out(),
             Event::PairSuccess(_) => {
                 self.context.progress.through();
                 // It may be another account than the last one; the phone tells what it knows again.
                 self.context.forget_people();
                 self.input(Input::Paired);
             }
-            Event::PairPasskeyRequest(_) => self.input(Input::PasskeyRequired),
-            Event::PairPasskeyError(failed) => self.pairing_failed(format!("passkey pairing failed: {}", failed.error)),
+            Event::PairPasskeyRequest(asked) => self.input(passkey::asked(&self.context, &asked.request_options_json)),
+            Event::PairPasskeyConfirmation(compare) => self.compare(compare),
+            Event::PairPasskeyError(failed) => {
+                self.pairing_failed(format!("WhatsApp's request for a passkey failed: {}", failed.error));
+            }
             Event::LoggedOut(event) => self.logged_out(event),
             Event::StreamReplaced(_) => self.input(Input::Replaced),
             Event::TemporaryBan(ban) => self.banned(ban),

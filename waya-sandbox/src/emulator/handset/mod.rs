@@ -7,6 +7,7 @@ mod history;
 mod keys;
 mod pairing;
 mod pairing_code;
+mod passkey;
 mod peer;
 mod waiting;
 
@@ -17,6 +18,8 @@ pub use history::HISTORY_TEXT;
 pub(crate) use history::hand_piece;
 pub(crate) use keys::{share_keys, share_keys_if_due};
 pub(crate) use pairing_code::{take_finish, take_hello};
+pub use passkey::passkey_answer;
+pub(crate) use passkey::{options, reference, take_keys, take_nonce, take_prologue};
 pub(crate) use waiting::{Pairings, big_endian, offer_pairing};
 
 /// Lets a handset scan a pairing QR.
@@ -27,7 +30,22 @@ pub(crate) async fn scan_qr(emulator: &Emulator, qr: &str, phone: Option<&str>) 
         Some(phone) => phone_digits(phone).ok_or_else(|| ScanError::BadPhone(phone.to_owned()))?,
         None => phone_of_name(emulator, &waiting.push_name),
     };
+    guarded(emulator, &waiting, &phone)?;
     pairing::link(emulator, &waiting, &phone, &qr.adv_secret).await
+}
+
+/// Asks for a passkey where the account has one; then the pairing goes on by what the client answers.
+fn guarded(emulator: &Emulator, waiting: &waiting::Waiting, phone: &str) -> Result<(), ScanError> {
+    if emulator.fault_rules().wants_passkey(phone) {
+        passkey::demand(waiting, phone);
+        return Err(ScanError::PasskeyAsked);
+    }
+    Ok(())
+}
+
+/// The code that the handset of `phone` shows to be compared.
+pub(crate) fn passkey_code(emulator: &Emulator, phone: &str) -> Option<String> {
+    passkey::code_on_phone(&emulator.pairings().all(), phone)
 }
 
 /// Types a pairing code into a handset.

@@ -55,6 +55,7 @@ pub(super) async fn enter(emulator: &Emulator, phone: &str, code: &str) -> Resul
         return Err(ScanError::WrongCode);
     }
     let waiting = emulator.pairings().by_phone(phone).ok_or(ScanError::UnknownCode)?;
+    super::guarded(emulator, &waiting, phone)?;
     let (sender, receiver) = oneshot::channel();
     let (wrapped, reference) = {
         let mut request = lock::mutex(&waiting.code);

@@ -11,6 +11,7 @@ use whatsapp_rust::wacore::libsignal::protocol::PublicKey;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::waproto::whatsapp as wa;
 
+use super::passkey::PasskeyRequest;
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
 use crate::emulator::{Emulator, ScanError, lock};
 
@@ -25,6 +26,7 @@ pub(crate) struct Waiting {
     pub(super) push_name: String,
     pub(super) registration: Registration,
     pub(super) code: Mutex<Option<CodeRequest>>,
+    pub(super) passkey: Mutex<Option<PasskeyRequest>>,
 }
 
 /// The keys a client registers with.
@@ -94,6 +96,10 @@ impl Pairings {
         lock::mutex(&self.inner).by_connection.get(&connection.id).cloned()
     }
 
+    pub(super) fn all(&self) -> Vec<Arc<Waiting>> {
+        lock::mutex(&self.inner).by_connection.values().cloned().collect()
+    }
+
     /// The client that most recently asked for a code for this phone.
     pub(super) fn by_phone(&self, phone: &str) -> Option<Arc<Waiting>> {
         let asked =
@@ -150,6 +156,7 @@ pub(crate) fn offer_pairing(
         push_name: payload.push_name.clone().unwrap_or_default(),
         registration,
         code: Mutex::new(None),
+        passkey: Mutex::new(None),
     };
     emulator.pairings().add(waiting, &references);
     let children =

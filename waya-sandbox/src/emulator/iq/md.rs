@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
 use super::{Answer, Request};
@@ -26,6 +27,9 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
             _ => Answer::Refused(400, "bad-request"),
         };
     }
+    if let Some(answer) = passkey(request) {
+        return answer;
+    }
     match request.child("remove-companion-device") {
         Some(_) if request.phone.is_empty() => Answer::Refused(401, "not-authorized"),
         Some(removal) => {
@@ -34,6 +38,25 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
         }
         None => Answer::Done,
     }
+}
+
+/// The steps of a linking that asks for a passkey.
+fn passkey(request: &Request<'_>) -> Option<Answer> {
+    let (emulator, connection) = (&request.session.emulator, &request.session.connection);
+    let shown = |node: Option<Node>| node.map_or(Answer::Refused(404, "item-not-found"), Answer::With);
+    if !request.is_set() {
+        let options = request.child("passkey_request_options").map(|_| handset::options(emulator, connection));
+        let reference = || request.child("ref").map(|_| handset::reference(emulator, connection));
+        return options.or_else(reference).map(shown);
+    }
+    let taken = if let Some(node) = request.child("passkey_prologue") {
+        handset::take_prologue(emulator, connection, node)
+    } else if let Some(node) = request.child("companion_nonce") {
+        handset::take_nonce(emulator, connection, node)
+    } else {
+        handset::take_keys(emulator, connection, request.child("encrypted_pairing_request")?)
+    };
+    Some(taken.map_or_else(|why| Answer::Refused(400, why), |()| Answer::Done))
 }
 
 fn remove(request: &Request<'_>, device: u16) -> Answer {
