@@ -8,5 +8,6 @@ mod history;
 mod inbound;
 mod linking;
 mod outgoing;
+mod passkey;
 mod presence;
 mod world;

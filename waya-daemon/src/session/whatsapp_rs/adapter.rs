@@ -15,7 +15,7 @@ use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendO
 
 use super::driver::WaDriver;
 use super::{convert, passkey};
-use crate::model::{ChatId, PairingMethod, Timestamp};
+use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
 use crate::session::passkey::PasskeyAnswer;
 use crate::session::supervisor::Handle;
 use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
@@ -202,10 +202,19 @@ impl WhatsApp for Adapter {
     }
 
     async fn answer_passkey(&self, answer: PasskeyAnswer) -> Result<(), SessionError> {
+        match self.handle.link().borrow().state {
+            LinkState::PasskeyRequired { step: PasskeyStep::Asked { .. } } => {}
+            _ => return Err(SessionError::NoPasskeyAsked),
+        }
         passkey::answer(&self.driver, answer).await
     }
 
     async fn confirm_passkey(&self) -> Result<(), SessionError> {
+        // The library would give the whole attempt up over a word out of place.
+        match self.handle.link().borrow().state {
+            LinkState::PasskeyRequired { step: PasskeyStep::Compare { .. } } => {}
+            _ => return Err(SessionError::NoCodeToConfirm),
+        }
         passkey::confirm(&self.driver).await
     }
 

@@ -84,7 +84,10 @@ fn on_the_connection_that_asked(driver: &WaDriver) -> Option<Arc<Client>> {
 
 async fn in_time(step: impl Future<Output = Result<(), PasskeyError>>) -> Result<(), SessionError> {
     match tokio::time::timeout(STEP_TAKES, step).await {
-        Ok(done) => done.map_err(|error| SessionError::Refused(error.to_string())),
+        // The library says the same of every step that it goes through on the way.
+        Ok(done) => {
+            done.map_err(|error| SessionError::Refused(error.to_string().replace("passkey linking flow error: ", "")))
+        }
         Err(_) => Err(SessionError::Refused("it did not answer in time".to_owned())),
     }
 }
