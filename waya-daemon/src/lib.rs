@@ -15,6 +15,8 @@ pub mod store;
 
 pub mod settings;
 
+pub mod net;
+
 pub mod session;
 
 pub mod queue;

@@ -11,7 +11,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &["model"]),
     ("bus", &["model"]),
     ("store", &["model"]),
-    ("session", &["model", "clock", "data_dir"]),
+    ("net", &[]),
+    ("session", &["model", "clock", "data_dir", "net"]),
     ("settings", &["model", "store"]),
     ("queue", &["model", "clock", "bus", "store", "session", "settings"]),
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session"]),
@@ -19,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("http", &["api", "model"]),
     ("grpc", &["api", "model"]),
     ("args", &[]),
-    ("config", &["args", "settings"]),
+    ("config", &["args", "net", "settings"]),
     ("logging", &["config"]),
     ("data_dir", &["model"]),
     // The only wiring.
