@@ -119,6 +119,7 @@ fn session_config(config: &Config, seams: &Seams, dir: &Path) -> SessionConfig {
     SessionConfig {
         data_dir: dir.to_owned(),
         url: seams.whatsapp_url.clone(),
+        proxy: config.network_proxy.clone(),
         version: config.whatsapp_version,
         sandbox: seams.kind == Kind::Sandbox,
         presence_online: None,

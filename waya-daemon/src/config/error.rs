@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::net::{BadProxy, Proxy};
+
 /// The start is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -42,6 +44,16 @@ pub enum ConfigError {
         value: String,
         /// What would fit.
         expected: String,
+    },
+    /// A proxy that is none. The value is left out: it may hold a password.
+    #[error("{place}: {key} (not shown, for it may hold a password): {cause}; expected {}", Proxy::EXPECTED)]
+    Proxy {
+        /// `FILE:LINE` or a variable.
+        place: String,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        cause: BadProxy,
     },
     /// A profile's name goes into paths.
     #[error("{place}: {name:?} is no profile name: use letters, digits, - and _, at most 32")]

@@ -1,6 +1,7 @@
 //! The keys of the config file, one row each.
 
 use super::{Config, ConfigError, Found, values};
+use crate::net::Proxy;
 use crate::settings;
 
 /// Writes a value's meaning into the config; `None` when it does not fit.
@@ -91,9 +92,12 @@ const KEYS: &[Key] = &[
     },
 ];
 
+/// The one key whose value may hold a password: refusals say what is wrong and do not repeat it.
+const PROXY: &str = "network.proxy";
+
 /// All keys a config file may hold: the process's own and the live settings.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().map(|key| key.name).chain(settings::keys())
+    KEYS.iter().map(|key| key.name).chain([PROXY]).chain(settings::keys())
 }
 
 /// Takes one value over.
@@ -109,6 +113,12 @@ pub(super) fn apply(config: &mut Config, found: Found) -> Result<(), ConfigError
             Some(()) => Ok(()),
             None => Err(wrong(found, key.expected.to_owned())),
         };
+    }
+    if found.key == PROXY {
+        let proxy = Proxy::parse(&found.value);
+        config.network_proxy =
+            Some(proxy.map_err(|cause| ConfigError::Proxy { place: found.origin, key: found.key, cause })?);
+        return Ok(());
     }
     if settings::is_known(&found.key) {
         if let Err(expected) = settings::validate(&found.key, &found.value) {

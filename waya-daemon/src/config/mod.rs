@@ -19,6 +19,7 @@ pub use error::ConfigError;
 pub use values::{HttpAddress, LogFormat};
 
 use crate::args::CommonArgs;
+use crate::net::Proxy;
 use crate::settings::Pin;
 
 /// The `WAYA_*` variables of this process.
@@ -60,6 +61,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Which logs are written, in `tracing`'s filter language.
     pub log_filter: String,
+    /// The proxy that WhatsApp is reached through.
+    pub network_proxy: Option<Proxy>,
     /// The WhatsApp version to claim instead of the built-in one.
     pub whatsapp_version: Option<(u32, u32, u32)>,
     /// What the store may cache, in bytes.
@@ -115,6 +118,7 @@ impl Config {
             http_max_connections: 1024,
             log_format: LogFormat::Text,
             log_filter: crate::logging::DEFAULT_FILTER.to_owned(),
+            network_proxy: None,
             whatsapp_version: None,
             store_cache: 16 << 20,
             store_min_free: 64 << 20,

@@ -80,3 +80,39 @@ fn a_file_that_was_asked_for_must_be_there() {
     let error = file::read(Some(&Path::new("/nowhere/waya.toml").to_owned()), "default").unwrap_err().to_string();
     assert!(error.starts_with("cannot read the config file /nowhere/waya.toml"), "{error}");
 }
+
+#[test]
+fn a_proxy_is_taken_from_file_and_environment_and_shown_without_its_password() {
+    let toml = "[network]\nproxy = \"http://budi:rahasia@127.0.0.1:8080\"\n";
+    let none = CommonArgs::default();
+    assert!(load("", &[], &none).unwrap().network_proxy.is_none());
+    let config = load(toml, &[], &none).unwrap();
+    let proxy = config.network_proxy.as_ref().unwrap();
+    let credentials = proxy.credentials().unwrap();
+    assert_eq!((credentials.user.as_str(), credentials.password.as_str()), ("budi", "rahasia"));
+    let printed = format!("{config:?} {config:#?}");
+    assert!(printed.contains("http://***@127.0.0.1:8080"), "{printed}");
+    assert!(!printed.contains("rahasia") && !printed.contains("budi"), "{printed}");
+
+    let config = load(toml, &[("WAYA_NETWORK_PROXY", "socks5h://[::1]:1080")], &none).unwrap();
+    assert_eq!(config.network_proxy.unwrap().to_string(), "proxy [::1]:1080");
+}
+
+/// However badly it is written, what may be a password is not repeated.
+#[test]
+fn a_bad_proxy_is_refused_without_being_shown() {
+    let file = |value: &str| refusal(&format!("[network]\nproxy = {value}\n"), &[]);
+    let refusals = [
+        file("\"budi:rahasia@h:8080\""),
+        file("\"https://budi:rahasia@h:8080\""),
+        file("\"http://budi:rahasia@h\""),
+        file("[\"http://budi:rahasia@h:1\", \"http://budi:rahasia@h:2\"]"),
+        file("{ user = \"budi\", password = \"rahasia\" }"),
+        file("\"http://budi:rahasia@h:1"),
+        refusal("[network]\nproxi = \"http://budi:rahasia@h:1\"\n", &[]),
+        refusal("", &[("WAYA_NETWORK_PROXY", "socks4://budi:rahasia@h:1")]),
+    ];
+    let refusals = refusals.join("\n");
+    assert!(!refusals.contains("rahasia") && !refusals.contains("budi"), "{refusals}");
+    insta::assert_snapshot!(refusals);
+}

@@ -3,6 +3,8 @@
 //! Opens no connection and chooses no address: whoever dials does both, within its own bounds and time.
 
 mod proxy;
+#[cfg(test)]
+pub mod testing;
 mod tunnel;
 
 pub use proxy::{BadProxy, Credentials, Proxy, ProxyKind};

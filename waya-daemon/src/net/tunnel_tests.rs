@@ -3,60 +3,20 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-
 use super::*;
-
-/// A proxy that reads something, answers with the next of `answers`, and so on; then holds the line, or hangs up.
-async fn scripted(answers: Vec<Vec<u8>>, holds: bool) -> (u16, tokio::task::JoinHandle<Vec<u8>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let told = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut told = Vec::new();
-        for answer in answers {
-            let mut piece = [0; 1024];
-            let count = stream.read(&mut piece).await.unwrap();
-            told.extend_from_slice(&piece[..count]);
-            if stream.write_all(&answer).await.is_err() {
-                return told;
-            }
-        }
-        if holds {
-            let _ = stream.read_to_end(&mut told).await;
-        }
-        told
-    });
-    (port, told)
-}
-
-/// Opens a tunnel through such a proxy; what came of it, and what the proxy was told.
-async fn through(
-    scheme: &str,
-    answers: &[&[u8]],
-    holds: bool,
-    target: &Target,
-) -> (Result<TcpStream, TunnelError>, Vec<u8>) {
-    let (port, told) = scripted(answers.iter().map(|answer| answer.to_vec()).collect(), holds).await;
-    let proxy = Proxy::parse(&format!("{scheme}127.0.0.1:{port}")).unwrap();
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let opened = tokio::time::timeout(Duration::from_secs(20), open_tunnel(stream, &proxy, target)).await.unwrap();
-    if opened.is_ok() {
-        return (opened, Vec::new());
-    }
-    (opened, told.await.unwrap())
-}
+use crate::net::testing::{Scripted, Then};
 
 async fn reason(scheme: &str, answers: &[&[u8]]) -> (String, bool) {
     let target = Target::Name("wa.example".to_owned(), 443);
-    let (opened, _) = through(scheme, answers, false, &target).await;
+    let bad = Scripted::start(answers, Then::HangsUp).await;
+    let proxy = Proxy::parse(&format!("{scheme}{}", bad.address)).unwrap();
+    let stream = TcpStream::connect(bad.address).await.unwrap();
+    let opened = tokio::time::timeout(Duration::from_secs(20), open_tunnel(stream, &proxy, &target)).await.unwrap();
     let error = opened.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with("proxy 127.0.0.1:"), "{text}");
     assert!(!text.contains("rahasia") && !text.contains("budi"), "{text}");
-    let (_, what) = text.split_once(' ').unwrap().1.split_once(' ').unwrap();
-    (what.to_owned(), error.is_about_the_target())
+    (text.splitn(3, ' ').last().unwrap().to_owned(), error.is_about_the_target())
 }
 
 #[tokio::test]

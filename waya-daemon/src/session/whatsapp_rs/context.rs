@@ -7,10 +7,11 @@ use reqwest::Url;
 use tokio::sync::{Notify, mpsc};
 use whatsapp_rust::http::HttpClient;
 
-use super::dial::{Dialer, Progress};
+use super::dial::Dialer;
 use super::guard::Guard;
 use super::http::Http;
 use super::people::People;
+use super::progress::Progress;
 use super::storage::KeyFiles;
 use super::timers::Timers;
 use super::{OpenError, SessionConfig, Version, version};
@@ -69,9 +70,9 @@ impl Context {
     pub fn new(config: SessionConfig, url: Url, guard: Guard, out: Outlets) -> Result<Self, OpenError> {
         let progress = Arc::new(Progress::default());
         Ok(Self {
-            dialer: Arc::new(Dialer::new(url, guard, Arc::clone(&progress))),
+            dialer: Arc::new(Dialer::new(url, config.proxy.clone(), guard, Arc::clone(&progress))),
             progress,
-            http: Arc::new(Http::new(guard)?),
+            http: Arc::new(Http::new(guard, config.proxy.as_ref())?),
             keys: KeyFiles::new(&config.data_dir),
             people: People::default(),
             timers: Timers::load(&config.data_dir),

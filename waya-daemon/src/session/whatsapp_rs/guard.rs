@@ -41,6 +41,12 @@ impl Guard {
         Self { loopback_only: true }
     }
 
+    /// As in a build with the check.
+    #[cfg(test)]
+    pub const fn open() -> Self {
+        Self { loopback_only: false }
+    }
+
     /// Only this machine may be spoken to.
     #[must_use]
     pub const fn is_loopback_only(self) -> bool {
@@ -112,6 +118,6 @@ mod tests {
 
     #[test]
     fn a_whole_build_may_go_anywhere() {
-        assert_eq!(Guard { loopback_only: false }.check_host(REAL), Ok(()));
+        assert_eq!(Guard::open().check_host(REAL), Ok(()));
     }
 }

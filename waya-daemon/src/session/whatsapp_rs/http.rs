@@ -1,6 +1,6 @@
 //! HTTP for the client library (media, the client's version), on the one HTTP stack of the daemon.
 //!
-//! The proxies of the environment are ignored. A build that may speak to this machine only (see `guard`) asks by
+//! The proxies of the environment are ignored: `network.proxy` is the one way. A build that may speak to this machine only (see `guard`) asks by
 //! plain HTTP, because the library writes `https` in front of whatever host it is told, and the emulator has no
 //! certificate that anybody would believe.
 
@@ -16,6 +16,7 @@ use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse};
 use whatsapp_rust::wacore::net::{StreamingHttpResponse, UploadBody};
 
 use super::guard::Guard;
+use crate::net::Proxy;
 
 /// The largest answer that is kept in memory as a whole: media come as streams.
 const LARGEST_ANSWER: usize = 128 * 1024 * 1024;
@@ -32,13 +33,17 @@ pub struct Http {
 }
 
 impl Http {
-    /// Within a tokio runtime, on whose threads the requests run.
+    /// Within a tokio runtime, on whose threads the requests run. All of them go through `proxy`, if there is one; it
+    /// was checked by the guard.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(guard: Guard) -> reqwest::Result<Self> {
-        let client = Client::builder()
-            .no_proxy()
+    pub fn new(guard: Guard, proxy: Option<&Proxy>) -> reqwest::Result<Self> {
+        let mut builder = Client::builder().no_proxy();
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(every_request(proxy)?);
+        }
+        let client = builder
             .connect_timeout(Duration::from_secs(15))
             .read_timeout(SILENCE)
             .pool_idle_timeout(Duration::from_secs(30))
@@ -71,6 +76,14 @@ impl Http {
             None => built,
         })
     }
+}
+
+fn every_request(proxy: &Proxy) -> reqwest::Result<reqwest::Proxy> {
+    let through = reqwest::Proxy::all(proxy.url())?;
+    Ok(match proxy.credentials() {
+        Some(credentials) => through.basic_auth(&credentials.user, &credentials.password),
+        None => through,
+    })
 }
 
 async fn collect(mut response: reqwest::Response) -> anyhow::Result<HttpResponse> {

@@ -1,7 +1,7 @@
 //! The session on the `whatsapp-rust` client library. Nothing outside this folder names that crate.
 //!
 //! ```text
-//! supervisor ─run/close▶ driver ─builds▶ Client ─dials through▶ dial ─only where▶ guard allows
+//! supervisor ─run/close▶ driver ─builds▶ Client ─dials through▶ dial, net ─only where▶ guard allows
 //!     ▲                                    │
 //!     │  Input                             ├─ events ─▶ sink (link: at once) ─▶ pump (acks, receipts: in order)
 //!     └────────────────────────────────────┤
@@ -22,6 +22,7 @@ mod kind;
 mod passkey;
 mod people;
 mod presence;
+mod progress;
 mod pump;
 mod sink;
 mod storage;
@@ -39,6 +40,7 @@ use super::resting::RestingFile;
 use super::supervisor::{self, Parts};
 use super::{Inbox, WaEvent, WhatsApp};
 use crate::clock::Clock;
+use crate::net::Proxy;
 pub use guard::Forbidden;
 pub use storage::Unreadable;
 pub use version::Version;
@@ -50,6 +52,8 @@ pub struct SessionConfig {
     pub data_dir: PathBuf,
     /// WhatsApp's WebSocket address (`ws://` or `wss://`); the real one when not given.
     pub url: Option<String>,
+    /// What everything goes through, WebSocket and media; nothing when not given.
+    pub proxy: Option<Proxy>,
     /// The client version to claim, instead of the newest known.
     pub version: Option<Version>,
     /// Against the emulator: fewer one-time keys are made.
@@ -97,6 +101,10 @@ pub async fn open(
 ) -> Result<Arc<dyn WhatsApp>, OpenError> {
     let guard = guard::Guard::probe();
     let url = check_url(config.url.as_deref().unwrap_or(WHATSAPP_WEB_WS_URL), guard)?;
+    if let Some(proxy) = &config.proxy {
+        guard.check_host(proxy.host())?;
+        tracing::info!("WhatsApp is reached through {proxy}");
+    }
     let (inputs, told) = mpsc::unbounded_channel();
     let outlets = context::Outlets { inbox, events: events.clone(), inputs, clock: Arc::clone(&clock) };
     let resting = RestingFile::new(&config.data_dir);

@@ -23,15 +23,18 @@ impl Inbox for NoInbox {
     }
 }
 
-async fn open_at(folder: &Path, url: Option<&str>) -> Result<Arc<dyn WhatsApp>, OpenError> {
-    let config = SessionConfig {
+fn config_at(folder: &Path, url: Option<&str>) -> SessionConfig {
+    SessionConfig {
         data_dir: folder.to_owned(),
         url: url.map(str::to_owned),
         version: Some(version::DEFAULT),
         sandbox: true,
         ..SessionConfig::default()
-    };
-    open(config, Arc::new(NoInbox), mpsc::unbounded_channel().0, Arc::new(SystemClock)).await
+    }
+}
+
+async fn open_at(folder: &Path, url: Option<&str>) -> Result<Arc<dyn WhatsApp>, OpenError> {
+    open(config_at(folder, url), Arc::new(NoInbox), mpsc::unbounded_channel().0, Arc::new(SystemClock)).await
 }
 
 /// Why a pairing at `url` has no connection.
@@ -86,6 +89,22 @@ async fn a_build_without_the_certificate_check_refuses_the_real_whatsapp() {
             }
             Ok(session) if cfg!(not(feature = "sandbox")) => session.shutdown().await,
             other => panic!("{url:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_build_without_the_certificate_check_takes_no_proxy_elsewhere() {
+    for proxy in ["http://192.0.2.1:8080", "socks5://localhost:1080", "socks5h://proxy.invalid:1080"] {
+        let folder = tempfile::tempdir().unwrap();
+        let proxy = Proxy::parse(proxy).unwrap();
+        let config = SessionConfig { proxy: Some(proxy), ..config_at(folder.path(), Some("ws://127.0.0.1:9/ws/chat")) };
+        match open(config, Arc::new(NoInbox), mpsc::unbounded_channel().0, Arc::new(SystemClock)).await {
+            Err(OpenError::Forbidden(_)) if cfg!(feature = "sandbox") => {
+                assert!(!folder.path().join("whatsapp.db").exists(), "refused before anything was made");
+            }
+            Ok(session) if cfg!(not(feature = "sandbox")) => session.shutdown().await,
+            other => panic!("{other:?}"),
         }
     }
 }
