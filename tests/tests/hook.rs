@@ -58,10 +58,9 @@ async fn open(folder: &Path, url: &str, inbox: Arc<dyn Inbox>) -> Result<Arc<dyn
     let config = SessionConfig {
         data_dir: folder.to_owned(),
         url: Some(url.to_owned()),
-        version: None,
         sandbox: true,
-        presence_online: None,
         push_name: Some("Hook".to_owned()),
+        ..SessionConfig::default()
     };
     // The receiver may go: nobody here wants the events.
     let (events, _) = mpsc::unbounded_channel();
