@@ -6,8 +6,12 @@ mod support;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
 use support::{Person, World, until};
-use waya_sandbox::emulator::{EmulatorConfig, ScanError};
+use waya_sandbox::emulator::{EmulatorConfig, Fault, FaultTarget, ScanError, passkey_answer};
+use whatsapp_rust::passkey::Assertion;
 use whatsapp_rust::wacore::types::events::Event;
 
 const ANI: &str = "6281200000001";
@@ -30,6 +34,68 @@ async fn a_code_typed_into_the_handset_links_after_a_wrong_one_did_not() {
     let device = world.emulator.enter_pair_code(ANI, &typed).await.unwrap();
     assert_eq!((device.phone.as_str(), device.device), (ANI, 1));
     ani.connected().await;
+}
+
+/// The answer with one text in it changed.
+fn altered(answer: &str, pointer: &str, text: impl FnOnce(String) -> String) -> Assertion {
+    let mut answer: Value = serde_json::from_str(answer).unwrap();
+    let place = answer.pointer_mut(pointer).unwrap();
+    *place = Value::String(text(place.as_str().unwrap().to_owned()));
+    let credential_id = URL_SAFE_NO_PAD.decode(answer["rawId"].as_str().unwrap()).unwrap();
+    Assertion { assertion_json: answer.to_string().into_bytes(), credential_id }
+}
+
+/// The client data with a word in it replaced.
+fn reworded(client_data: &str, from: &str, to: &str) -> String {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(client_data).unwrap()).unwrap();
+    assert!(text.contains(from), "{text}");
+    URL_SAFE_NO_PAD.encode(text.replace(from, to))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guarded_account_is_linked_by_its_passkey_and_by_nothing_else() {
+    let world = World::start().await;
+    world.emulator.set_fault(Fault::Passkey, FaultTarget::Phone(ANI.to_owned()));
+    let mut ani = Person::start(&world.emulator.whatsapp_url(), "Ani").await;
+    let qr = ani.qr().await;
+    assert_eq!(world.emulator.scan_qr(&qr, Some(ANI)).await, Err(ScanError::PasskeyAsked));
+    let request = ani
+        .wait("the request", |event| match event {
+            Event::PairPasskeyRequest(asked) => Some(asked.request_options_json.clone()),
+            _ => None,
+        })
+        .await;
+    let answer = passkey_answer(&request).unwrap();
+    let challenge = serde_json::from_str::<Value>(&request).unwrap()["challenge"].as_str().unwrap().to_owned();
+    let client_data = "/response/clientDataJSON";
+    for (bad, why) in [
+        (altered(&answer, "/type", |_| "password".to_owned()), "bad-assertion"),
+        (altered(&answer, "/id", |id| format!("AAAA{id}")), "unknown-credential"),
+        (altered(&answer, client_data, |data| reworded(&data, &challenge, "AAAA")), "another-challenge"),
+        (altered(&answer, client_data, |data| reworded(&data, "web.whatsapp", "web.whatsupp")), "bad-client-data"),
+        (altered(&answer, client_data, |data| reworded(&data, ".get", ".create")), "bad-client-data"),
+        (altered(&answer, "/response/authenticatorData", |data| data[4..].to_owned()), "bad-assertion"),
+        (altered(&answer, "/response/signature", |_| String::new()), "bad-assertion"),
+    ] {
+        let refused = ani.client.send_passkey_response(bad).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{why}: {refused}");
+    }
+    assert_eq!(world.emulator.passkey_code(ANI), None);
+    ani.client.send_passkey_response(altered(&answer, "/type", |kind| kind)).await.unwrap();
+    let code = ani
+        .wait("the code", |event| match event {
+            Event::PairPasskeyConfirmation(compare) => Some(compare.code.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(world.emulator.passkey_code(ANI), Some(code), "both show the same");
+    assert!(
+        world.emulator.accounts().iter().all(|account| account.devices.is_empty()),
+        "nothing before it is compared"
+    );
+    ani.client.send_passkey_confirmation().await.unwrap();
+    ani.connected().await;
+    assert_eq!(world.emulator.passkey_code(ANI), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -142,7 +142,11 @@ pub(crate) fn take_prologue(
 }
 
 /// A client reveals what it had committed itself to: now both sides know the code.
-pub(crate) fn take_nonce(emulator: &Emulator, connection: &ConnectionHandle, node: &NodeRef<'_>) -> Result<(), Refused> {
+pub(crate) fn take_nonce(
+    emulator: &Emulator,
+    connection: &ConnectionHandle,
+    node: &NodeRef<'_>,
+) -> Result<(), Refused> {
     let waiting = emulator.pairings().by_connection(connection).ok_or("nobody-waits")?;
     let mut passkey = lock::mutex(&waiting.passkey);
     let request = passkey.as_mut().ok_or("not-asked-for")?;
