@@ -71,11 +71,8 @@ impl PasskeyAnswer {
         if bytes("id", answer.get("id"))? != credential_id {
             return Err(wrong("id", "must be the same as rawId"));
         }
-        let response = match answer.get("response") {
-            Some(Value::Object(response)) => response,
-            _ => {
-                return Err(wrong("response", "must be an object with clientDataJSON, authenticatorData and signature"));
-            }
+        let Some(Value::Object(response)) = answer.get("response") else {
+            return Err(wrong("response", "must be an object with clientDataJSON, authenticatorData and signature"));
         };
         let answer = Self {
             credential_id,
