@@ -7,17 +7,14 @@ use std::io::{self, IsTerminal as _, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, DEFAULT_LOG_FILTER, LogFormat};
 
 /// A run of at least so many digits is taken for somebody's number.
 const LONG_NUMBER: usize = 8;
 
-/// What is shown when nobody says otherwise: of libraries only what went wrong, the client library tells much at `info`.
-pub const DEFAULT_FILTER: &str = "warn,waya_daemon=info,waya_sandbox=info";
-
 /// Starts logging for the whole process, also of what libraries tell the `log` crate; a second call does nothing.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked).with_ansi(colours);
     let _ = match config.log_format {

@@ -8,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 
 use common::PATIENCE;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use waya_sandbox::control::{Remote, SandboxControl, SayRequest};
 
@@ -46,6 +46,22 @@ async fn a_signal_ends_it_in_order() {
         let folder = tempfile::tempdir().unwrap();
         assert!(end(serve(folder.path()).await, signal).await.success(), "{signal}");
     }
+}
+
+#[tokio::test]
+async fn half_a_request_holds_no_end_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let served = serve(folder.path()).await;
+    let address = served.control.admin().split('/').nth(2).unwrap().to_owned();
+    let mut half = tokio::net::TcpStream::connect(address).await.unwrap();
+    half.write_all(
+        b"POST /say HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{",
+    )
+    .await
+    .unwrap();
+    // Another request on the same server shows that this one was taken up before the signal.
+    served.control.stats().await.unwrap();
+    assert!(end(served, "-TERM").await.success());
 }
 
 #[tokio::test]

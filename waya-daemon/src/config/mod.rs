@@ -22,6 +22,9 @@ use crate::args::CommonArgs;
 use crate::net::Proxy;
 use crate::settings::Pin;
 
+/// What is logged when nobody says otherwise: of libraries only what went wrong; the client library tells much at `info`.
+pub const DEFAULT_LOG_FILTER: &str = "warn,waya_daemon=info,waya_sandbox=info";
+
 /// The `WAYA_*` variables of this process.
 ///
 /// # Errors
@@ -117,7 +120,7 @@ impl Config {
             http_body_limit: 4 << 20,
             http_max_connections: 1024,
             log_format: LogFormat::Text,
-            log_filter: crate::logging::DEFAULT_FILTER.to_owned(),
+            log_filter: DEFAULT_LOG_FILTER.to_owned(),
             network_proxy: None,
             whatsapp_version: None,
             store_cache: 16 << 20,

@@ -1,5 +1,7 @@
 //! The one listener: `/ws/chat` for WhatsApp clients, everything else to the router given.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
@@ -16,6 +18,9 @@ use super::{Emulator, wire};
 /// Path of the WebSocket.
 pub(super) const PATH: &str = "/ws/chat";
 
+/// How long requests under way have to end; nothing of theirs is lost, the emulator keeps its state as it goes.
+const LINGER: Duration = Duration::from_secs(2);
+
 pub(super) async fn serve(
     emulator: Emulator,
     listener: TcpListener,
@@ -29,11 +34,24 @@ pub(super) async fn serve(
             tracing::debug!(%error, "cannot set no-delay");
         }
     });
-    let stop = async move {
-        shutdown.cancelled().await;
-        stopping.cancel();
+    let stop = {
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.cancelled().await;
+            stopping.cancel();
+        }
     };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await.map_err(EmulatorError::Serve)
+    let overdue = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, router).with_graceful_shutdown(stop) => served.map_err(EmulatorError::Serve),
+        () = overdue => {
+            tracing::warn!("stopping with requests under way");
+            Ok(())
+        }
+    }
 }
 
 async fn upgrade(State(emulator): State<Emulator>, upgrade: WebSocketUpgrade) -> Response {
