@@ -4,6 +4,7 @@
 
 pub mod http;
 pub mod process;
+pub mod proxy;
 pub mod world;
 
 pub use http::Api;

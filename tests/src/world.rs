@@ -87,6 +87,14 @@ impl World {
         self.root.path().join("waya.sock")
     }
 
+    /// All that the process has logged.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.root.path().join("log"))?).into_owned())
+    }
+
     /// Runs `waya` with these arguments on this world's socket.
     ///
     /// # Errors

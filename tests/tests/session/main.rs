@@ -10,4 +10,5 @@ mod linking;
 mod outgoing;
 mod passkey;
 mod presence;
+mod proxy;
 mod world;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use waya_daemon::clock::SystemClock;
 use waya_daemon::model::{ChatId, Incoming, LinkState, PairingMethod, WhatsAppId};
+use waya_daemon::net::Proxy;
 use waya_daemon::session::whatsapp_rs::{SessionConfig, open};
 use waya_daemon::session::{Inbox, Outgoing, WaEvent, WhatsApp};
 use waya_sandbox::control::{SandboxControl as _, SayRequest};
@@ -79,6 +80,7 @@ pub struct World {
     pub folder: TempDir,
     /// The setting `presence.online`.
     pub online: watch::Sender<bool>,
+    proxy: Option<Proxy>,
     events: mpsc::UnboundedReceiver<WaEvent>,
     told: Vec<WaEvent>,
 }
@@ -86,14 +88,23 @@ pub struct World {
 impl World {
     /// With so many people.
     pub async fn unpaired(people: usize) -> Self {
+        Self::unpaired_by(people, None).await
+    }
+
+    /// The same through this proxy.
+    pub async fn unpaired_through(people: usize, proxy: &str) -> Self {
+        Self::unpaired_by(people, Some(Proxy::parse(proxy).unwrap())).await
+    }
+
+    async fn unpaired_by(people: usize, proxy: Option<Proxy>) -> Self {
         let sandbox = Sandbox::start(SandboxConfig { people, ..SandboxConfig::default() }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::default());
         let online = watch::Sender::new(false);
         let presence = online.subscribe();
         let (session, events) =
-            session_at(&sandbox.whatsapp_url(), folder.path(), Arc::clone(&journal), presence).await;
-        Self { sandbox, session, journal, folder, online, events, told: Vec::new() }
+            session_at(&sandbox.whatsapp_url(), folder.path(), proxy.clone(), Arc::clone(&journal), presence).await;
+        Self { sandbox, session, journal, folder, online, proxy, events, told: Vec::new() }
     }
 
     /// Linked and connected.
@@ -110,7 +121,7 @@ impl World {
         self.session.shutdown().await;
         let url = self.sandbox.whatsapp_url();
         let (journal, presence) = (Arc::clone(&self.journal), self.online.subscribe());
-        let (session, events) = session_at(&url, self.folder.path(), journal, presence).await;
+        let (session, events) = session_at(&url, self.folder.path(), self.proxy.clone(), journal, presence).await;
         (self.session, self.events) = (session, events);
     }
 
@@ -252,6 +263,7 @@ impl World {
 async fn session_at(
     url: &str,
     folder: &Path,
+    proxy: Option<Proxy>,
     journal: Arc<Journal>,
     presence: watch::Receiver<bool>,
 ) -> (Arc<dyn WhatsApp>, mpsc::UnboundedReceiver<WaEvent>) {
@@ -259,6 +271,7 @@ async fn session_at(
     let config = SessionConfig {
         data_dir: folder.to_owned(),
         url: Some(url.to_owned()),
+        proxy,
         sandbox: true,
         presence_online: Some(presence),
         ..SessionConfig::default()
