@@ -161,7 +161,7 @@ fn refused(status: StatusCode, has_credentials: bool, authority: &str) -> Refusa
 /// What hyper makes of an answer that is none.
 fn not_http(error: &hyper::Error) -> Refusal {
     if error.is_parse_too_large() {
-        return Refusal::proxy("sent an answer without end; is it an HTTP proxy?");
+        return Refusal::proxy("sent far too long an answer; is it an HTTP proxy?");
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Refusal::proxy("closed the connection without an answer");

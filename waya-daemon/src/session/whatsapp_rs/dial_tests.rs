@@ -118,6 +118,20 @@ async fn what_the_proxy_says_is_the_reason() {
     assert_eq!(error, format!("proxy {} is not a SOCKS5 proxy: what it answers is no SOCKS5", refuses.address));
 }
 
+/// Like a straight connection, so that a silent one is found dead and nothing waits to be sent.
+#[tokio::test]
+async fn a_tunnel_is_kept_alive_and_sends_at_once() {
+    let connected: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+    let cases: [(&str, &[&[u8]]); 2] = [("http://", &[connected]), ("socks5://", &[&[5, 0], &SOCKS_TAKES_IT])];
+    for (scheme, answers) in cases {
+        let proxy = Scripted::start(answers, Then::IsSilent).await;
+        let dialer = through(scheme, proxy.address);
+        let stream = dialer.through(dialer.proxy.as_ref().unwrap(), "127.0.0.1", 9).await.unwrap();
+        assert!(stream.nodelay().unwrap(), "{scheme}");
+        assert!(socket2::SockRef::from(&stream).keepalive().unwrap(), "{scheme}");
+    }
+}
+
 /// `socks5` asks for each address of the name until one can be reached; `socks5h` hands the name over.
 #[tokio::test]
 async fn names_are_resolved_here_or_by_the_proxy() {
