@@ -727,33 +727,18 @@ impl IoBufs {
         #[cfg(not(feature = "io_uring"))]
         {
             let f = &self.config.file;
+            // waya: not every buffer waits for the disk, because whoever
+            // wants to be sure syncs the file after a flush. A buffer
+            // with a segment header does: what the header calls stable
+            // is on disk before the header is, and the header before
+            // `sa_stabilize` below frees segments on its word.
+            let waits = stored_max_stable_lsn >= 0 && !self.config.temporary;
+            if waits {
+                f.sync_data()?;
+            }
             pwrite_all(f, data, log_offset)?;
-            if !self.config.temporary {
-                #[cfg(target_os = "linux")]
-                {
-                    use std::os::unix::io::AsRawFd;
-                    let ret = unsafe {
-                        libc::sync_file_range(
-                            f.as_raw_fd(),
-                            i64::try_from(log_offset).unwrap(),
-                            i64::try_from(total_len).unwrap(),
-                            libc::SYNC_FILE_RANGE_WAIT_BEFORE
-                                | libc::SYNC_FILE_RANGE_WRITE
-                                | libc::SYNC_FILE_RANGE_WAIT_AFTER,
-                        )
-                    };
-                    if ret < 0 {
-                        let err = std::io::Error::last_os_error();
-                        if let Some(libc::ENOSYS) = err.raw_os_error() {
-                            f.sync_all()?;
-                        } else {
-                            return Err(err.into());
-                        }
-                    }
-                }
-
-                #[cfg(not(target_os = "linux"))]
-                f.sync_all()?;
+            if waits {
+                f.sync_data()?;
             }
         }
         io_fail!(self, "buffer write post");

@@ -512,6 +512,9 @@ fn read_snapshot(config: &RunningConfig) -> Result<Option<Snapshot>> {
 fn write_snapshot(config: &RunningConfig, snapshot: &Snapshot) -> Result<()> {
     trace!("writing snapshot {:?}", snapshot);
 
+    // waya: what it tells of was read from the file, not from the disk.
+    config.file.sync_data()?;
+
     let raw_bytes = snapshot.serialize();
     let decompressed_len = raw_bytes.len();
 
