@@ -7,17 +7,17 @@ use std::io::{self, IsTerminal as _, Write};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Config, DEFAULT_LOG_FILTER, LogFormat};
+use crate::config::{DEFAULT_LOG_FILTER, LogFormat};
 
 /// A run of at least so many digits is taken for somebody's number.
 const LONG_NUMBER: usize = 8;
 
 /// Starts logging for the whole process, also of what libraries tell the `log` crate; a second call does nothing.
-pub fn start(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
+pub fn start(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Masked).with_ansi(colours);
-    let _ = match config.log_format {
+    let _ = match format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };

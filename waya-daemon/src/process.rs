@@ -25,7 +25,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_millis(500);
 
 /// What must be so before anything else runs: logs, and the one crypto provider.
 pub fn prepare(config: &Config) {
-    logging::start(config);
+    logging::start(&config.log_filter, config.log_format);
     // A second call, from a test that runs several daemons, changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 use waya_daemon::args::CommonArgs;
 use waya_sandbox::{DEFAULT_PEOPLE, SandboxConfig};
 
@@ -39,8 +40,16 @@ pub struct ServeArgs {
     /// Folder that keeps accounts, keys and inboxes; without it they end with the process
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// What is logged to standard error, such as info, or warn,waya_sandbox=debug
+    #[arg(long, value_name = "FILTER", env = "WAYA_LOG_FILTER", default_value = "warn", value_parser = log_filter)]
+    pub log_filter: String,
     #[command(flatten)]
     pub world: WorldArgs,
+}
+
+/// A log filter that can be read, as it was written.
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| format!("not a log filter: {error}"))
 }
 
 /// Emulator and people.

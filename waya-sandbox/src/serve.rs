@@ -4,16 +4,15 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
-use waya_daemon::process;
+use waya_daemon::config::LogFormat;
+use waya_daemon::{logging, process};
 use waya_sandbox::{Sandbox, SandboxConfig};
 
 use crate::args::ServeArgs;
 
 /// Serves until SIGTERM or SIGINT. Prints the ready line once everybody is linked and online.
 pub fn start(args: ServeArgs) -> Result<()> {
-    let filter = EnvFilter::try_from_env("WAYA_LOG_FILTER").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    logging::start(&args.log_filter, LogFormat::Text);
     let config = args.world.sandbox(args.data_dir);
     process::run(run(config))
 }

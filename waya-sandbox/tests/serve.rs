@@ -49,6 +49,15 @@ async fn a_signal_ends_it_in_order() {
 }
 
 #[tokio::test]
+async fn a_log_filter_that_is_none_is_refused() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waya-sandbox"));
+    let output = command.arg("serve").env("WAYA_LOG_FILTER", "waya_sandbox=loud").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("'waya_sandbox=loud' for '--log-filter <FILTER>'"), "{said}");
+}
+
+#[tokio::test]
 async fn half_a_request_holds_no_end_up() {
     let folder = tempfile::tempdir().unwrap();
     let served = serve(folder.path()).await;

@@ -1,21 +1,22 @@
 //! Without the right keys nobody reads anything.
 
 use waya_daemon::model::WhatsAppId;
-use waya_daemon::session::WaEvent;
+use waya_daemon::session::{SendError, WaEvent};
 use waya_sandbox::emulator::{Fault, FaultTarget};
 
 use crate::world::World;
 
 /// The person's own key bundle with one bit of its signature turned: a server that wants to listen in would give out
-/// such a thing. The text goes to no device of that person then, whatever the server acknowledges.
+/// such a thing. The text goes to no device of that person then, and nobody is told that it was sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_encrypted_for_a_forged_key() {
     let mut world = World::connected(2).await;
     let forged = FaultTarget::Phone(world.phone(0));
     world.emulator().set_fault(Fault::GarbleBundles, forged.clone());
     let (id, text) = ("3EB0000000000000000021", "rahasia");
-    // The own phone gets its copy, so that something is handed over; or nothing at all is.
-    let _ = world.send(id, &world.chat(0), text).await;
+    // The own phone could get its copy; that alone would be acknowledged by the server.
+    let refused = world.send(id, &world.chat(0), text).await;
+    assert!(matches!(refused, Err(SendError::Transient(_))), "{refused:?}");
 
     // Somebody else's keys are their own; what is sent later has arrived when this has.
     world.send("3EB0000000000000000022", &world.chat(1), text).await.unwrap();

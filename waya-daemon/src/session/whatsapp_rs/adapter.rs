@@ -14,7 +14,7 @@ use whatsapp_rust::waproto::whatsapp::Message;
 use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendOptions, proto_helpers::MessageExt};
 
 use super::driver::WaDriver;
-use super::{convert, passkey};
+use super::{convert, keys, passkey};
 use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
 use crate::session::passkey::PasskeyAnswer;
 use crate::session::supervisor::Handle;
@@ -162,9 +162,14 @@ impl WhatsApp for Adapter {
         let chat = self.known_by_phone(&client, &to).await.unwrap_or(outgoing.chat);
         let message = message(outgoing.text, self.driver.context.timers.of(&chat));
         let options = SendOptions::default().with_message_id(outgoing.whatsapp_id.0);
-        let sending = client.send_message_with_options(to, message, options);
+        let sending = async {
+            if to.is_pn() || to.is_lid() {
+                keys::at_hand(&client, &to).await?;
+            }
+            client.send_message_with_options(to, message, options).await.map_err(|error| send_error(&error))
+        };
         match tokio::time::timeout(HAND_OVER_TAKES, sending).await {
-            Ok(outcome) => outcome.map(|_| ()).map_err(|error| send_error(&error)),
+            Ok(outcome) => outcome.map(|_| ()),
             Err(_) => Err(SendError::Transient("WhatsApp did not answer while the message was prepared".to_owned())),
         }
     }

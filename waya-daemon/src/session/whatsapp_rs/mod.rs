@@ -18,6 +18,7 @@ mod guard;
 mod history;
 mod http;
 mod inbound;
+mod keys;
 mod kind;
 mod passkey;
 mod people;
