@@ -12,6 +12,9 @@ use crate::config::{DEFAULT_LOG_FILTER, LogFormat};
 /// A run of at least so many digits is taken for somebody's number.
 const LONG_NUMBER: usize = 8;
 
+/// Values that the WhatsApp library writes as WhatsApp sent them: who has an account's appeal token speaks for it.
+const SECRETS: [&[u8]; 1] = [b"appeal_token"];
+
 /// Starts logging for the whole process, also of what libraries tell the `log` crate; a second call does nothing.
 pub fn start(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG_FILTER));
@@ -46,8 +49,32 @@ impl Write for Masked {
     }
 }
 
-/// Keeps the first four and the last two digits of every long number.
+/// Leaves out what nobody else may know.
 fn mask(line: &[u8]) -> Vec<u8> {
+    let mut line = mask_numbers(line);
+    for secret in SECRETS {
+        hide(&mut line, secret);
+    }
+    line
+}
+
+/// Puts `***` for each value that follows `name=`, quoted or not.
+fn hide(line: &mut Vec<u8>, name: &[u8]) {
+    let mut from = 0;
+    while let Some(found) = line[from..].windows(name.len()).position(|some| some == name) {
+        let after = from + found + name.len();
+        let skip = |start: usize, skips: &dyn Fn(&u8) -> bool| {
+            start + line[start..].iter().take_while(|byte| skips(byte)).count()
+        };
+        let value = skip(after, &|byte| b"=:\\\"' ".contains(byte));
+        let end = skip(value, &|byte| !b"\\\"',<>/ \n".contains(byte) || *byte == b'/');
+        line.splice(value..end, *b"***");
+        from = value + 3;
+    }
+}
+
+/// Keeps the first four and the last two digits of every long number.
+fn mask_numbers(line: &[u8]) -> Vec<u8> {
     let mut masked = Vec::with_capacity(line.len());
     let mut rest = line;
     while !rest.is_empty() {
@@ -69,6 +96,19 @@ fn mask(line: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::mask;
+
+    #[test]
+    fn a_token_is_left_out_however_it_is_written() {
+        for (written, quote) in
+            [("appeal_token=", "\""), ("appeal_token=", "\\\""), ("appeal_token: ", "'"), ("appeal_token=", "")]
+        {
+            let line =
+                format!("<failure reason={quote}403{quote} {written}{quote}AbC/+d9=_x{quote} b={quote}1{quote}/>\n");
+            let expected =
+                format!("<failure reason={quote}403{quote} {written}{quote}***{quote} b={quote}1{quote}/>\n");
+            assert_eq!(String::from_utf8_lossy(&mask(line.as_bytes())), expected);
+        }
+    }
 
     #[test]
     fn numbers_are_masked_and_times_are_not() {

@@ -70,6 +70,22 @@ async fn a_replaced_session_stays_out_over_a_restart_too() {
     world.end().await;
 }
 
+/// The client library sends nothing any more then, and leaves the closing to a server that may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_error_on_a_connection_that_stays_open_ends_it() {
+    let world = World::connected(1).await;
+    for code in [503, 429] {
+        world.fault(Fault::StreamError { code });
+        let LinkState::Offline { reason, retry_at } = world.until("offline").await else { unreachable!() };
+        assert!(reason.0.contains(&code.to_string()), "{}", reason.0);
+        assert!(retry_at.is_some());
+        world.session.reconnect().await.unwrap();
+        world.until("connected").await;
+    }
+    world.send("3EB0000000000000000031", &world.chat(0), "Halo").await.unwrap();
+    world.end().await;
+}
+
 /// Logs in against an emulator that refuses logins with `code`, and gives the state that follows.
 async fn refused_with(code: u16, state: &str) -> (World, LinkState) {
     let world = World::connected(0).await;

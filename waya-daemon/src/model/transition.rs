@@ -3,7 +3,8 @@
 //! ```text
 //! pending ─claim→ sending ─acked→ sent          receipts raise `ack`, forward only
 //!    ↑               │ └──failed→ failed ─acked or receipt→ sent (it had arrived after all)
-//!    └─put back, retry┘           └─retried by hand→ pending
+//!    └put back, retry,┘           └─retried by hand→ pending
+//!     postpone
 //! pending ─cancel→ cancelled (an ack or receipt of an earlier attempt still makes it sent)
 //! pending ─failed→ failed (not on WhatsApp, too old)
 //! ```
@@ -33,6 +34,13 @@ pub enum Change {
         /// When the next attempt is due.
         at: Timestamp,
         /// Why this one did not succeed.
+        reason: String,
+    },
+    /// It did not come to an attempt; try again at `at`. Spends none.
+    Postpone {
+        /// When the next attempt is due.
+        at: Timestamp,
+        /// Why there was none.
         reason: String,
     },
     /// The server's ack was seen.
@@ -83,6 +91,12 @@ impl Message {
             }
             (Change::Retry { at, reason }, Status::Sending) => {
                 self.status = Status::Pending;
+                self.retry_at = Some(*at);
+                self.error = Some(reason.clone());
+            }
+            (Change::Postpone { at, reason }, Status::Sending) => {
+                self.status = Status::Pending;
+                self.attempts = self.attempts.saturating_sub(1);
                 self.retry_at = Some(*at);
                 self.error = Some(reason.clone());
             }

@@ -23,6 +23,7 @@ fn changes() -> impl Strategy<Value = Change> {
     prop_oneof![
         3 => Just(Change::Claim),
         1 => Just(Change::PutBack),
+        1 => Just(Change::Postpone { at: Timestamp::from_millis(500), reason: "busy".to_owned() }),
         1 => (1u64..1000).prop_map(|at| Change::Retry { at: Timestamp::from_millis(at), reason: "later".to_owned() }),
         2 => Just(Change::Acked),
         1 => Just(Change::Failed { reason: "no".to_owned() }),
@@ -115,6 +116,10 @@ fn waiting_offline_spends_no_attempt_and_a_try_by_hand_begins_anew() {
     let retry = Change::Retry { at: Timestamp::from_millis(500), reason: "busy".to_owned() };
     let backing_off = after(&[Change::Claim, retry, Change::Claim]);
     assert_eq!((backing_off.attempts, backing_off.retry_at), (2, None));
+    let postpone = Change::Postpone { at: Timestamp::from_millis(500), reason: "busy".to_owned() };
+    let postponed = after(&[Change::Claim, postpone.clone(), Change::Claim, postpone]);
+    assert_eq!((postponed.attempts, postponed.retry_at), (0, Some(Timestamp::from_millis(500))));
+    assert_eq!(postponed.error.as_deref(), Some("busy"));
     let by_hand = after(&[Change::Claim, Change::Failed { reason: "no".to_owned() }, Change::RetryByHand]);
     assert_eq!((by_hand.attempts, by_hand.status, by_hand.error), (0, Status::Pending, None));
     assert_eq!(by_hand.whatsapp_id, message().whatsapp_id);

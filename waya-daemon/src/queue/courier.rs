@@ -34,16 +34,17 @@ impl Courier {
     /// Takes one message out, as far as the hand-over. With `ask_again`, what is remembered of its number is not
     /// believed.
     pub(super) async fn carry(self, id: MessageId, ask_again: bool) {
-        let Some(message) = self.claim(id).await else {
-            self.tell(Input::NotClaimed(id));
-            return;
+        let message = match AssertUnwindSafe(self.claim(id)).catch_unwind().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return self.tell(Input::NotClaimed(id)),
+            Err(_panic) => return self.tell(Input::NotHandedOver(id, internal_error())),
         };
         // Told before the hand-over, so that no ack can come for an id the worker does not know.
         self.tell(Input::Claimed(id, message.whatsapp_id.clone(), message.attempts));
         let way = AssertUnwindSafe(self.deliver(message, ask_again)).catch_unwind();
         let outcome = match tokio::time::timeout(HAND_OVER_AT_MOST, way).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panic)) => Err(Attempt::Transient("an internal error while it was handed over".to_owned())),
+            Ok(Err(_panic)) => Err(internal_error()),
             Err(_) => Err(Attempt::Transient("the hand-over to WhatsApp took too long".to_owned())),
         };
         self.tell(match outcome {
@@ -80,16 +81,17 @@ impl Courier {
         let known = self.ledger.store.contacts.by_phone(phone).await.ok().flatten();
         let known = known.and_then(|contact| contact.registered);
         let registered = match known.filter(|(_, at)| !ask_again && now.since(*at) < REGISTRATION_HOLDS) {
-            Some((registered, _)) => registered,
+            Some((true, _)) => return Ok(()),
+            Some((false, _)) => return Err(Attempt::Permanent(not_there(phone))),
             None => self.ask(phone).await?,
         };
-        if registered { Ok(()) } else { Err(Attempt::Permanent(format!("{phone} is not on WhatsApp"))) }
+        if registered { Ok(()) } else { Err(Attempt::NotThere(not_there(phone))) }
     }
 
     async fn ask(&self, phone: &str) -> Result<bool, Attempt> {
-        let answer = self.session.registered(&[phone.to_owned()]).await.map_err(before_the_hand_over)?;
+        let answer = self.session.registered(&[phone.to_owned()]).await.map_err(unanswered)?;
         let Some(registered) = answer.first().copied() else {
-            return Err(Attempt::Unreached("WhatsApp did not say whether the number is on it".to_owned()));
+            return Err(Attempt::Unanswered("WhatsApp did not say whether the number is on it".to_owned(), 1));
         };
         let contact = Contact {
             phone: Some(phone.to_owned()),
@@ -111,6 +113,10 @@ impl Courier {
     }
 }
 
+fn internal_error() -> Attempt {
+    Attempt::Transient("an internal error while it was handed over".to_owned())
+}
+
 fn attempt(error: SendError) -> Attempt {
     match error {
         SendError::Offline => Attempt::Offline,
@@ -119,10 +125,14 @@ fn attempt(error: SendError) -> Attempt {
     }
 }
 
-/// A question that failed is no hand-over.
-fn before_the_hand_over(error: SendError) -> Attempt {
-    match attempt(error) {
-        Attempt::Transient(reason) => Attempt::Unreached(reason),
-        other => other,
+/// A question that failed is no hand-over, and no refusal of the message either.
+fn unanswered(error: SendError) -> Attempt {
+    match error {
+        SendError::Offline => Attempt::Offline,
+        SendError::Transient(reason) | SendError::Permanent(reason) => Attempt::Unanswered(reason, 1),
     }
+}
+
+fn not_there(phone: &str) -> String {
+    format!("{phone} is not on WhatsApp")
 }

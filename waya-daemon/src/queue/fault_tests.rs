@@ -372,5 +372,40 @@ async fn an_answer_that_says_nothing_about_the_number_is_no_verdict() {
     let id = world.accept(1, Lane::Normal).await;
     told.recv().await.unwrap();
     world.ack(id).await;
-    assert_eq!(world.message(id).await.attempts, 2);
+    assert_eq!(world.message(id).await.attempts, 1);
+}
+
+/// Refused lookups are about the account: they must not use up the attempts of all that waits.
+#[tokio::test(start_paused = true)]
+async fn an_hour_without_answers_about_numbers_costs_no_message_its_attempts() {
+    let (wild, mut told) = wild([]);
+    wild.unclear.store(usize::MAX, Ordering::Relaxed);
+    let world = World::with(quick(), Some(Arc::clone(&wild) as Arc<dyn WhatsApp>), |store| store).await;
+    let id = world.accept(1, Lane::Normal).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    let questions = usize::MAX - wild.unclear.load(Ordering::Relaxed);
+    assert!((8..30).contains(&questions), "{questions}");
+    let waiting = world.message(id).await;
+    assert_eq!((waiting.status, waiting.attempts), (Status::Pending, 0));
+    assert_eq!(waiting.error.as_deref(), Some("WhatsApp did not say whether the number is on it"));
+    wild.unclear.store(0, Ordering::Relaxed);
+    told.recv().await.unwrap();
+    world.ack(id).await;
+    assert_eq!(world.message(id).await.attempts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_without_answers_end_with_the_message_s_age() {
+    let (wild, _told) = wild([]);
+    wild.unclear.store(usize::MAX, Ordering::Relaxed);
+    let settings = Snapshot { max_age: Duration::from_hours(2), ..quick() };
+    let world = World::with(settings, Some(wild as Arc<dyn WhatsApp>), |store| store).await;
+    let id = world.accept(1, Lane::Normal).await;
+    tokio::time::sleep(Duration::from_mins(115)).await;
+    assert_eq!(world.message(id).await.status, Status::Pending);
+    tokio::time::sleep(Duration::from_mins(30)).await;
+    let failed = world.message(id).await;
+    assert_eq!(failed.status, Status::Failed);
+    let error = failed.error.unwrap();
+    assert!(error.contains("queue.max_age") && error.contains("whether the number is on it"), "{error}");
 }

@@ -51,9 +51,13 @@ async fn only_the_next_one_of_a_thousand_is_told_the_next_departure() {
 
 #[tokio::test(start_paused = true)]
 async fn those_behind_one_that_backs_off_wait_for_it_and_the_others_do_not() {
-    let world = World::new(Snapshot { delay: Duration::from_secs(600), ..even() }).await;
-    world.whatsapp.next_lookups_fail([SendError::Transient("later".to_owned())]);
+    let world = World::new(Snapshot { delay: Duration::from_secs(30), ..even() }).await;
+    // The sixth wait is 80 to 160 seconds.
+    world.whatsapp.next_lookups_fail(vec![SendError::Transient("later".to_owned()); 6]);
     let head = world.accept(1, Lane::Normal).await;
+    while world.whatsapp.asked().len() < 6 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     world.until(head, |message| message.retry_at.is_some()).await;
     let busy = world.accept(2, Lane::Normal).await;
     world.sent(1).await;
@@ -61,14 +65,14 @@ async fn those_behind_one_that_backs_off_wait_for_it_and_the_others_do_not() {
     let behind = world.accept(1, Lane::Normal).await;
     let elsewhere = world.accept(3, Lane::Normal).await;
     let later = world.accept(4, Lane::Normal).await;
-    within(world.held(head).await, "backoff", 0, 5);
+    within(world.held(head).await, "backoff", 40, 160);
     assert_eq!(world.held(behind).await, world.held(head).await);
     // Those two stand before it in line and do not leave before it.
-    within(world.held(elsewhere).await, "pace", 500, 600);
-    within(world.held(later).await, "pace", 1_100, 1_200);
+    within(world.held(elsewhere).await, "pace", 15, 30);
+    within(world.held(later).await, "pace", 45, 60);
     // Another lane of the same chat has a line of its own.
     let high = world.accept(1, Lane::High).await;
-    within(world.held(high).await, "pace", 500, 600);
+    within(world.held(high).await, "pace", 15, 30);
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,10 +24,13 @@ pub enum Attempt {
     Cut(u32),
     /// It did not work and may work later; it may even have left.
     Transient(String),
-    /// It did not get as far as WhatsApp, and may later.
-    Unreached(String),
+    /// It was not tried, because WhatsApp did not answer a question about its number; how often that has happened to
+    /// this message.
+    Unanswered(String, u32),
     /// It will never work.
     Permanent(String),
+    /// WhatsApp was asked, and its number is not there.
+    NotThere(String),
     /// The server refused it.
     Refused(NackReason),
     /// The server did not answer in time.
@@ -35,12 +38,17 @@ pub enum Attempt {
 }
 
 impl Attempt {
-    /// Whether anything of it may have reached WhatsApp; what has not uses no pace.
+    /// Whether WhatsApp may have seen anything of it, if only a question; what it has not seen uses no pace.
     #[must_use]
     pub const fn may_have_reached(&self) -> bool {
         match self {
-            Self::Offline | Self::Unreached(_) | Self::Permanent(_) => false,
-            Self::Cut(_) | Self::Transient(_) | Self::Refused(_) | Self::NoAnswer => true,
+            Self::Offline | Self::Permanent(_) => false,
+            Self::Cut(_)
+            | Self::Transient(_)
+            | Self::Unanswered(..)
+            | Self::NotThere(_)
+            | Self::Refused(_)
+            | Self::NoAnswer => true,
         }
     }
 }
@@ -59,8 +67,12 @@ pub fn after(attempt: &Attempt, attempts: u32, settings: &Snapshot, now: Timesta
         Attempt::Offline => Change::PutBack,
         Attempt::Cut(times) if *times <= FREE_CUTS => Change::PutBack,
         Attempt::Cut(_) | Attempt::NoAnswer => again(NO_ANSWER.to_owned()),
-        Attempt::Transient(reason) | Attempt::Unreached(reason) => again(reason.clone()),
-        Attempt::Permanent(reason) => Change::Failed { reason: reason.clone() },
+        Attempt::Transient(reason) => again(reason.clone()),
+        // That says something of the account, or of the server, and nothing of the message.
+        Attempt::Unanswered(reason, times) => {
+            Change::Postpone { at: now.plus(backoff(*times, random)), reason: reason.clone() }
+        }
+        Attempt::Permanent(reason) | Attempt::NotThere(reason) => Change::Failed { reason: reason.clone() },
         Attempt::Refused(nack) => match nack.verdict() {
             Verdict::Transient => again(nack.to_string()),
             Verdict::Permanent => Change::Failed { reason: nack.to_string() },
@@ -108,7 +120,8 @@ mod tests {
             Just(Attempt::Offline),
             (0u32..8).prop_map(Attempt::Cut),
             Just(Attempt::Transient("t".to_owned())),
-            Just(Attempt::Unreached("u".to_owned())),
+            (1u32..40).prop_map(|times| Attempt::Unanswered("u".to_owned(), times)),
+            Just(Attempt::NotThere("n".to_owned())),
             Just(Attempt::Permanent("p".to_owned())),
             (400u16..600).prop_map(|code| Attempt::Refused(NackReason::from_code(code))),
             Just(Attempt::NoAnswer),
@@ -129,6 +142,8 @@ mod tests {
             let now = Timestamp::from_millis(1_000_000);
             match after(&attempt, spent, &settings, now, random) {
                 Change::Retry { at, .. } => prop_assert!(spent < max && at > now),
+                // Ends by `queue.max_age`: what backs off counts.
+                Change::Postpone { at, .. } => prop_assert!(matches!(attempt, Attempt::Unanswered(..)) && at > now),
                 Change::PutBack => prop_assert!(matches!(attempt, Attempt::Offline | Attempt::Cut(..=FREE_CUTS))),
                 Change::Failed { reason } => prop_assert!(!reason.is_empty()),
                 other => prop_assert!(false, "{other:?}"),

@@ -60,7 +60,10 @@ async fn settle(ledger: &Ledger, asked: Settle) -> Option<(Settled, Changed)> {
         // Ids of other devices of this account, and of messages pruned long ago, are nobody's here.
         Target::Sent(whatsapp_id) => ledger.by_whatsapp_id(&whatsapp_id).await?,
     };
-    let retry_at = if let Change::Retry { at, .. } = &change { Some(*at) } else { None };
+    let retry_at = match &change {
+        Change::Retry { at, .. } | Change::Postpone { at, .. } => Some(*at),
+        _ => None,
+    };
     let changed = ledger.change(id, change, at).await;
     let status = match &changed {
         Changed::Yes(message) | Changed::Already(message) => Some(message.status),

@@ -35,6 +35,8 @@ pub struct Entry {
     pub in_flight: bool,
     /// How often the connection was lost while it was on its way.
     pub cuts: u32,
+    /// How often a question about its number found no answer.
+    pub unanswered: u32,
     /// How long it has waited offline or backing off, in milliseconds.
     pub troubled: u64,
     /// The id WhatsApp knows it by, from its first attempt on.
@@ -74,6 +76,7 @@ impl State {
             retry_at: open.retry_at,
             in_flight: false,
             cuts: 0,
+            unanswered: 0,
             troubled: 0,
             whatsapp_id: None,
             by_hand: false,
@@ -268,6 +271,21 @@ impl State {
             entry.cuts += 1;
             entry.cuts
         })
+    }
+
+    /// Counts a question that found no answer; how many there were.
+    pub fn unanswered(&mut self, id: MessageId) -> u32 {
+        self.entries.get_mut(&id).map_or(1, |entry| {
+            entry.unanswered += 1;
+            entry.unanswered
+        })
+    }
+
+    /// Whether it has waited longer than `most`, offline or backing off; no limit when that is zero.
+    #[must_use]
+    pub fn has_waited(&self, id: MessageId, most: Duration) -> bool {
+        let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        most > 0 && self.entries.get(&id).is_some_and(|entry| entry.troubled > most)
     }
 
     /// Adds time spent offline to everything that waited through it and was due; who has had more than `most` now.

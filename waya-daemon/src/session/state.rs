@@ -200,6 +200,11 @@ impl Machine {
             }
             Input::PairingFailed(reason) if self.is_passkey_open() => self.passkey_over(reason),
             Input::PairingFailed(reason) if self.pairing.is_some() => self.go_offline(&reason, now, chance),
+            Input::PairingRefused(reason) if self.pairing.is_some() => {
+                // Asking at once again is what such refusals are about.
+                self.failures = self.failures.max(THROTTLED_COUNTS);
+                self.go_offline(&reason, now, chance);
+            }
             Input::Paired if self.pairing.take().is_some() => {
                 self.linked = true;
                 self.restart = true;
@@ -211,8 +216,15 @@ impl Machine {
                 self.connected_at = Some(now);
                 self.retry_at = None;
             }
+            // The keys came about without a word: there is an account after all.
+            Input::LoggedIn if self.is_pairing() => {
+                (self.pairing, self.linked, self.failures) = (None, true, 0);
+                self.link = LinkState::Connected;
+                self.connected_at = Some(now);
+            }
             Input::Replaced if self.linked => self.link = LinkState::Replaced,
-            Input::LoggedOut { reason, certain } => {
+            // Of a logout that the user asked for, the server may tell as well.
+            Input::LoggedOut { reason, certain } if self.linked || self.pairing.is_some() => {
                 self.unlink(Some(if certain { Discard::Delete } else { Discard::SetAside }));
                 self.link = LinkState::LoggedOut { reason };
             }

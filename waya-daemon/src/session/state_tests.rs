@@ -138,6 +138,31 @@ fn keys_go_only_when_that_is_certain() {
 }
 
 #[test]
+fn what_the_server_says_after_a_logout_changes_nothing() {
+    for certain in [true, false] {
+        let late = Input::LoggedOut { reason: "x".into(), certain };
+        let (mut machine, _) = after(true, [Input::Forgotten, late]);
+        assert_eq!(machine.take_discard(), Some(Discard::Delete));
+        assert_eq!(machine.link(), &LinkState::Unpaired);
+    }
+}
+
+#[test]
+fn a_refused_pairing_is_not_asked_for_again_at_once() {
+    let refused = Input::PairingRefused("WhatsApp gave no pairing code".into());
+    let (machine, now) = after(false, [Input::PairAsked(PairingMethod::Code("6281".into())), refused]);
+    let Plan::Wait(then) = machine.plan(now) else { panic!("{:?}", machine.plan(now)) };
+    assert!(then.since(now) >= Duration::from_secs(16), "{:?}", then.since(now));
+}
+
+#[test]
+fn a_login_while_pairing_means_that_there_is_an_account() {
+    let (machine, _) = after(false, [Input::PairAsked(PairingMethod::Qr), Input::LoggedIn]);
+    assert_eq!(machine.link(), &LinkState::Connected);
+    assert!(machine.is_linked() && machine.pairing_ends().is_none());
+}
+
+#[test]
 fn a_ban_ends_by_itself_at_its_time() {
     let (machine, now) = after(true, [Input::Banned { until: Some(at(600)) }]);
     assert_eq!(machine.plan(now), Plan::Wait(at(600)));
@@ -315,6 +340,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::PairAsked(PairingMethod::Code("6281".into()))),
         (0..600u64).prop_map(|s| Input::Shown { qr: Some("q".into()), code: None, expires_at: at(s) }),
         Just(Input::PairingFailed("p".into())),
+        Just(Input::PairingRefused("r".into())),
         Just(Input::Paired),
         Just(Input::LoggedIn),
         Just(Input::MeChanged),

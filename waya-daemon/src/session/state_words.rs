@@ -18,6 +18,8 @@ pub enum Input {
     },
     /// Pairing did not work this time.
     PairingFailed(String),
+    /// The server refused to let anybody pair now.
+    PairingRefused(String),
     /// The account is linked; the server closes and wants a login.
     Paired,
     /// Logged in and ready.

@@ -42,6 +42,11 @@ pub enum Fault {
     Replaced,
     /// Live connections are told that the phone unlinked them; the devices are gone. One-shot.
     LoggedOut,
+    /// Live connections are told of an error with this code, and left open. One-shot.
+    StreamError {
+        /// For example 429 or 503.
+        code: u16,
+    },
     /// Delivery, read and played receipts are taken from the target and go nowhere.
     DropReceipts,
     /// The target's key bundles are given out with a signature that does not fit.
@@ -53,7 +58,7 @@ pub enum Fault {
 impl Fault {
     /// Whether the fault acts once on the live connections instead of holding on.
     pub fn is_one_shot(self) -> bool {
-        matches!(self, Self::Cut | Self::CutMidFrame | Self::Replaced | Self::LoggedOut)
+        matches!(self, Self::Cut | Self::CutMidFrame | Self::Replaced | Self::LoggedOut | Self::StreamError { .. })
     }
 }
 
@@ -69,6 +74,7 @@ impl fmt::Display for Fault {
             Self::RefuseLogins { code } => write!(out, "refuse-logins {code}"),
             Self::Replaced => out.write_str("replaced"),
             Self::LoggedOut => out.write_str("logged-out"),
+            Self::StreamError { code } => write!(out, "stream-error {code}"),
             Self::DropReceipts => out.write_str("no-receipts"),
             Self::GarbleBundles => out.write_str("garble-bundles"),
             Self::Passkey => out.write_str("passkey"),
@@ -82,7 +88,7 @@ pub enum FaultError {
     /// The first word is none of the known ones.
     #[error(
         "unknown fault {0:?}: use ack-delay MS, ack-lost, nack CODE, cut, cut-mid-frame, refuse, \
-         refuse-logins CODE, replaced, logged-out, no-receipts, garble-bundles or passkey"
+         refuse-logins CODE, replaced, logged-out, stream-error CODE, no-receipts, garble-bundles or passkey"
     )]
     Unknown(String),
     /// A number is missing, wrong or superfluous.
@@ -126,6 +132,7 @@ impl FromStr for Fault {
             "refuse-logins" => Ok(Self::RefuseLogins { code: code("refuse-logins")? }),
             "replaced" => bare("replaced", Self::Replaced),
             "logged-out" => bare("logged-out", Self::LoggedOut),
+            "stream-error" => Ok(Self::StreamError { code: code("stream-error")? }),
             "no-receipts" => bare("no-receipts", Self::DropReceipts),
             "garble-bundles" => bare("garble-bundles", Self::GarbleBundles),
             "passkey" => bare("passkey", Self::Passkey),
@@ -298,6 +305,7 @@ mod tests {
             Fault::RefuseLogins { code: 402 },
             Fault::Replaced,
             Fault::LoggedOut,
+            Fault::StreamError { code: 429 },
             Fault::DropReceipts,
             Fault::GarbleBundles,
             Fault::Passkey,

@@ -1,8 +1,10 @@
 //! What became of a message that set off: handed over or not, acknowledged, refused, overdue, settled.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,7 +40,21 @@ impl Worker {
         if *attempt == Attempt::Offline {
             self.rest_until = Some(now + OFFLINE_REST);
         }
-        self.attempt_ended(id, attempt);
+        match attempt {
+            Attempt::Unanswered(reason, _) => self.unanswered(id, reason),
+            attempt => self.attempt_ended(id, attempt),
+        }
+    }
+
+    /// It comes round again, until it has waited for too long in all.
+    fn unanswered(&mut self, id: MessageId, reason: &str) {
+        let most = self.settings.borrow().max_age;
+        if self.state.has_waited(id, most) {
+            let reason = format!("{}: {reason}", policy::too_old(most));
+            return self.settle(id, Change::Failed { reason });
+        }
+        let times = self.state.unanswered(id);
+        self.attempt_ended(id, &Attempt::Unanswered(reason.to_owned(), times));
     }
 
     /// WhatsApp has it: whatever is being done about it, it must not leave again.
@@ -75,8 +91,12 @@ impl Worker {
         self.flights.set(id, Stage::Settling);
         let Courier { session, inputs, .. } = self.courier.clone();
         self.couriers.spawn(async move {
-            let answer = tokio::time::timeout(LOCK_ANSWER_TAKES, session.reach_out_locked_until()).await;
-            let _ = inputs.send(Input::Locked(id, answer.unwrap_or_default()));
+            let answer = AssertUnwindSafe(session.reach_out_locked_until()).catch_unwind();
+            let until = match tokio::time::timeout(LOCK_ANSWER_TAKES, answer).await {
+                Ok(Ok(until)) => until,
+                Ok(Err(_)) | Err(_) => None,
+            };
+            let _ = inputs.send(Input::Locked(id, until));
         });
     }
 

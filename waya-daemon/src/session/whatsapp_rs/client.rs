@@ -23,7 +23,9 @@ const DEVICE_NAME: &str = "Waya";
 const SENT_KEPT: Duration = Duration::from_hours(8 * 24);
 /// Changes of the keys are saved when they happen; this is for those that got lost on the way.
 const SAVED_AT_LEAST: Duration = Duration::from_mins(10);
-/// How often to ask which version is current.
+/// When to ask first which version is current …
+const VERSION_FIRST_LOOK: Duration = Duration::from_mins(5);
+/// … and how often from then on.
 const VERSION_REFRESH: Duration = Duration::from_hours(24);
 /// One-time keys made at once against the emulator, where nobody needs hundreds.
 const SANDBOX_KEYS: usize = 60;
@@ -73,13 +75,16 @@ pub async fn build(context: &Arc<Context>) -> Result<Live, OpenError> {
 
 /// A version that was current at login may be refused a month later: the next connection claims the current one.
 async fn keep_version_fresh(context: Arc<Context>, client: Weak<Client>) {
+    // Also where the daemon is restarted more often than that.
+    let mut wait = VERSION_FIRST_LOOK;
     while context.may_renew_version() {
-        tokio::time::sleep(VERSION_REFRESH).await;
+        tokio::time::sleep(wait).await;
         match client.upgrade() {
             Some(client) if client.is_connected() => {
                 context.renew_version().await;
+                wait = VERSION_REFRESH;
             }
-            Some(_) => {}
+            Some(_) => wait = VERSION_FIRST_LOOK,
             None => return,
         }
     }

@@ -101,6 +101,7 @@ impl Context {
     /// What was told of people and chats belongs to an account that is linked no more.
     pub fn forget_people(&self) {
         self.people.forget();
+        self.timers.forget();
         self.tell(WaEvent::Forgotten);
     }
 

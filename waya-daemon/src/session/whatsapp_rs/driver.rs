@@ -3,11 +3,13 @@
 //! One client serves many connections: its caches of the encryption's state are written late, so two clients on the
 //! same keys must never overlap. A new one is built only after the old one was shut down.
 
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use whatsapp_rust::pair_code::PairCodeOptions;
 use whatsapp_rust::wacore::iq::devices::RemoveCompanionDeviceSpec;
 use whatsapp_rust::{Client, NodeFilter};
@@ -24,6 +26,8 @@ use crate::session::{Me, SessionError, Unlinked};
 const SIGNING_OFF_TAKES: Duration = Duration::from_secs(10);
 /// How long the library may take to write down and close.
 const CLOSING_TAKES: Duration = Duration::from_secs(4);
+/// How long a server that told of an error may leave the connection open.
+const SERVER_CLOSES_WITHIN: Duration = Duration::from_secs(5);
 /// How long a code to type is of use.
 const CODE_LASTS: Duration = Duration::from_secs(175);
 
@@ -103,6 +107,36 @@ fn me_of(client: &Client) -> Option<Me> {
     Some(Me { phone, lid, push_name: client.push_name() })
 }
 
+/// Has the connection until it ends; the stream error that did it, where the library tells of it by its log only.
+async fn until_it_ends(client: &Arc<Client>) -> Option<(&'static str, bool)> {
+    let mut told = pin!(stream_error(client));
+    let mut running = pin!(client.run());
+    tokio::select! {
+        biased;
+        told = &mut told => {
+            // The library sends nothing any more and leaves it to the server to close.
+            if tokio::time::timeout(SERVER_CLOSES_WITHIN, &mut running).await.is_err() {
+                tokio::join!(client.reconnect_immediately(), running);
+            }
+            Some(told)
+        }
+        () = &mut running => told.now_or_never(),
+    }
+}
+
+/// Waits for a stream error that ends the connection without an event.
+async fn stream_error(client: &Client) -> (&'static str, bool) {
+    loop {
+        let Ok(node) = client.wait_for_node(NodeFilter::tag("stream:error")).await else {
+            return std::future::pending().await;
+        };
+        let words = node.get().get_attr("code").and_then(|code| stream_error_words(&code.as_str()));
+        if let Some(words) = words {
+            return words;
+        }
+    }
+}
+
 /// What a stream error that has no event of its own means, and whether it says to slow down.
 fn stream_error_words(code: &str) -> Option<(&'static str, bool)> {
     match code {
@@ -161,8 +195,7 @@ impl Driver for WaDriver {
             }
             _ => None,
         };
-        let mut stream_error = client.wait_for_node(NodeFilter::tag("stream:error"));
-        client.run().await;
+        let told = until_it_ends(&client).await;
         if let Some(codes) = codes {
             codes.abort();
         }
@@ -170,11 +203,6 @@ impl Driver for WaDriver {
             // The library holds on to an attempt that was broken off, and would refuse the next one.
             self.close().await;
         }
-        // The library tells of some stream errors by its log only.
-        let told = stream_error.try_recv().ok().flatten().and_then(|node| {
-            let code = node.get().get_attr("code")?.as_str().into_owned();
-            stream_error_words(&code)
-        });
         let throttled = told.is_some_and(|(_, throttled)| throttled);
         let trouble = told.map(|(words, _)| words.to_owned()).or_else(|| self.context.progress.trouble());
         Ended { trouble, throttled }

@@ -66,6 +66,9 @@ pub async fn run(context: Arc<Context>, mut chunks: mpsc::UnboundedReceiver<Lazy
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a part of the phone's history cannot be read; its names and chats stay unknown");
             }
+            Err(error) if error.is_panic() => {
+                tracing::error!("a part of the phone's history was given up by an internal error");
+            }
             // The process ends.
             Err(_) => return,
         }

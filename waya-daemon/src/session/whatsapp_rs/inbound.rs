@@ -93,7 +93,7 @@ impl InboundDurabilityHook for JournalFirst {
             self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));
             // What comes by a broadcast list carries the list's timer, not the chat's.
             if !convert::is_broadcast_list(&message.info.source.chat) {
-                self.context.timers.learn(&address.chat, message);
+                self.context.timers.learn(&address.chat, message).await;
             }
         }
         let messages = convert::all_incoming(&client, batch, now).await;

@@ -22,6 +22,9 @@ use crate::session::state::{Input, PasskeyInput};
 /// How long to look for a newer version before trying again.
 const VERSION_RETRY: Duration = Duration::from_hours(1);
 
+/// No ban is taken for shorter.
+const SHORTEST_BAN: Duration = Duration::from_mins(1);
+
 /// The kinds that are used; the library does not even make the others.
 const KINDS: [EventKind; 27] = [
     EventKind::Connected,
@@ -111,13 +114,13 @@ impl Sink {
 
     fn outdated(&self) {
         self.input(Input::Outdated);
-        let (context, client) = (Arc::clone(&self.context), self.client.clone());
+        let context = Arc::clone(&self.context);
         if context.is_seeking_version.swap(true, Ordering::Relaxed) {
             return;
         }
         tokio::spawn(async move {
-            // The client is let go of when the session ends.
-            while client.strong_count() > 0 && context.may_renew_version() {
+            // The client is let go of now; the session goes on.
+            while !context.out.inputs.is_closed() && context.may_renew_version() {
                 if context.renew_version().await {
                     context.input(Input::VersionRenewed);
                     break;
@@ -147,7 +150,8 @@ impl Sink {
     }
 
     fn banned(&self, ban: &TemporaryBan) {
-        let lasts = ban.expire.to_std().unwrap_or_default();
+        // One that seems to be over is looked into again, not at once and for ever.
+        let lasts = ban.expire.to_std().unwrap_or_default().max(SHORTEST_BAN);
         tracing::warn!(reason = %ban.code, "WhatsApp banned the account for a while");
         self.input(Input::Banned { until: Some(self.now().plus(lasts)) });
     }
@@ -207,7 +211,11 @@ impl EventHandler for Sink {
             Event::PairingCode(shown) => self.show_code(true, &shown.code, shown.timeout),
             Event::PairingCodeRefresh(_) => self.context.code_is_stale.notify_one(),
             Event::PairingCodeError(failed) => {
-                self.pairing_failed(format!("WhatsApp gave no pairing code: {}", failed.error));
+                let reason = format!("WhatsApp gave no pairing code: {}", failed.error);
+                self.input(match failed.rejection {
+                    Some(_) => Input::PairingRefused(reason),
+                    None => Input::PairingFailed(reason),
+                });
             }
             Event::PairError(failed) => self.pairing_failed(format!("pairing failed: {}", failed.error)),
             Event::QrScannedWithoutMultidevice(_) => {

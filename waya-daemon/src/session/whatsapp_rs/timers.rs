@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whatsapp_rust::proto_helpers::MessageExt;
 use whatsapp_rust::types::events::InboundMessage;
@@ -17,10 +17,18 @@ use crate::model::ChatId;
 const FILE: &str = "disappearing.json";
 
 /// Seconds by chat; only chats whose messages disappear are in it.
+type Seconds = HashMap<ChatId, u32>;
+
+/// The timers of one account's chats, in memory and in a file.
+#[derive(Debug, Clone)]
+pub struct Timers(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Timers {
+struct Inner {
     path: PathBuf,
-    seconds: Mutex<HashMap<ChatId, u32>>,
+    seconds: Mutex<Seconds>,
+    /// Held while the file is written, so that the newest state is written last.
+    writing: Mutex<()>,
 }
 
 impl Timers {
@@ -31,43 +39,65 @@ impl Timers {
         let seconds = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the disappearing timers cannot be read; they are learnt anew");
-                HashMap::new()
+                Seconds::new()
             }),
-            Err(_) => HashMap::new(),
+            Err(_) => Seconds::new(),
         };
-        Self { path, seconds: Mutex::new(seconds) }
+        Self(Arc::new(Inner { path, seconds: Mutex::new(seconds), writing: Mutex::new(()) }))
     }
 
     /// How long a message into `chat` is to stay, when not for good.
     #[must_use]
     pub fn of(&self, chat: &ChatId) -> Option<u32> {
-        self.seconds.lock().unwrap_or_else(PoisonError::into_inner).get(chat).copied()
+        self.0.seconds().get(chat).copied()
     }
 
-    /// Takes in what a message of `chat` tells.
-    pub fn learn(&self, chat: &ChatId, message: &InboundMessage) {
-        if let Some(seconds) = told(message) {
-            self.set(chat, seconds);
+    /// Takes in what a message of `chat` tells; returns when that is on disk.
+    pub async fn learn(&self, chat: &ChatId, message: &InboundMessage) {
+        let Some(seconds) = told(message) else { return };
+        if !self.set(chat, seconds) {
+            return;
         }
-    }
-
-    /// `0` turns it off.
-    fn set(&self, chat: &ChatId, seconds: u32) {
-        let mut all = self.seconds.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = if seconds == 0 { all.remove(chat) } else { all.insert(chat.clone(), seconds) };
-        if before != (seconds != 0).then_some(seconds)
-            && let Err(error) = self.save(&all)
-        {
+        let timers = self.clone();
+        let saved = tokio::task::spawn_blocking(move || timers.save()).await;
+        if let Err(error) = saved.unwrap_or_else(|error| Err(error.into())) {
             tracing::warn!(%error, "the disappearing timers cannot be saved");
         }
     }
 
-    fn save(&self, all: &HashMap<ChatId, u32>) -> std::io::Result<()> {
-        let fresh = self.path.with_extension("json.new");
+    /// They were those of an account that is linked no more.
+    pub fn forget(&self) {
+        self.0.seconds().clear();
+        let _writing = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = fs::remove_file(&self.0.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the disappearing timers cannot be deleted");
+        }
+    }
+
+    /// `0` turns it off. Whether that is new.
+    fn set(&self, chat: &ChatId, seconds: u32) -> bool {
+        let mut all = self.0.seconds();
+        let before = if seconds == 0 { all.remove(chat) } else { all.insert(chat.clone(), seconds) };
+        before != (seconds != 0).then_some(seconds)
+    }
+
+    fn save(&self) -> std::io::Result<()> {
+        let Inner { path, writing, .. } = &*self.0;
+        let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = serde_json::to_vec(&*self.0.seconds())?;
+        let fresh = path.with_extension("json.new");
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(&serde_json::to_vec(all)?)?;
+        file.write_all(&all)?;
         file.sync_data()?;
-        fs::rename(&fresh, &self.path)
+        fs::rename(&fresh, path)
+    }
+}
+
+impl Inner {
+    fn seconds(&self) -> MutexGuard<'_, Seconds> {
+        self.seconds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,10 +121,27 @@ mod tests {
     fn a_timer_outlives_the_process_until_it_is_turned_off() {
         let folder = tempfile::tempdir().unwrap();
         let chat = ChatId::phone("6281200000002");
-        Timers::load(folder.path()).set(&chat, 604_800);
+        let set = |seconds| {
+            let timers = Timers::load(folder.path());
+            assert!(timers.set(&chat, seconds) && !timers.set(&chat, seconds));
+            timers.save().unwrap();
+        };
+        set(604_800);
         assert_eq!(Timers::load(folder.path()).of(&chat), Some(604_800));
-        Timers::load(folder.path()).set(&chat, 0);
+        set(0);
         assert_eq!(Timers::load(folder.path()).of(&chat), None);
+    }
+
+    #[test]
+    fn another_account_begins_without_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let (timers, chat) = (Timers::load(folder.path()), ChatId::phone("6281200000002"));
+        timers.forget();
+        timers.set(&chat, 60);
+        timers.save().unwrap();
+        timers.forget();
+        assert_eq!((timers.of(&chat), Timers::load(folder.path()).of(&chat)), (None, None));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
@@ -103,6 +150,7 @@ mod tests {
         fs::write(folder.path().join(FILE), "{").unwrap();
         let timers = Timers::load(folder.path());
         timers.set(&ChatId::phone("6281200000002"), 60);
+        timers.save().unwrap();
         assert_eq!(Timers::load(folder.path()).of(&ChatId::phone("6281200000002")), Some(60));
     }
 }

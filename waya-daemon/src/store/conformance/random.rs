@@ -75,6 +75,7 @@ fn change() -> impl Strategy<Value = Change> {
         6 => Just(Change::Claim),
         2 => Just(Change::PutBack),
         2 => (0_u64..60).prop_map(|s| Change::Retry { at: at(s), reason: "no answer".to_owned() }),
+        1 => (0_u64..60).prop_map(|s| Change::Postpone { at: at(s), reason: "no answer".to_owned() }),
         4 => Just(Change::Acked),
         1 => Just(Change::Failed { reason: "gone".to_owned() }),
         1 => Just(Change::Cancel),

@@ -56,6 +56,12 @@ pub(crate) fn strike(emulator: &Emulator, fault: Fault, target: &FaultTarget) {
                 }
             }
         }
+        Fault::StreamError { code } => {
+            for (connection, _) in hit {
+                let error = NodeBuilder::new("stream:error").attr("code", code.to_string()).build();
+                connection.send_node(&error);
+            }
+        }
         Fault::Cut => tell_all(&hit, || Outgoing::Cut),
         Fault::CutMidFrame => tell_all(&hit, || Outgoing::CutMidFrame),
         _ => {}
