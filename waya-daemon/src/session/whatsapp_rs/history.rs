@@ -1,4 +1,4 @@
-//! What the phone hands over once an account is linked: names and the chat list. Messages are skipped over while the
+//! What the phone hands over once an account is linked: names, the chat list and the chats' disappearing timers. Messages are skipped over while the
 //! bytes are read, so that none is ever held or kept.
 //!
 //! Woken by each chunk; reads one at a time, on a blocking thread. Tokens and number pairs of the same chunk are the
@@ -33,6 +33,8 @@ struct Envelope {
     id: String,
     #[prost(uint64, optional, tag = "5")]
     last_message: Option<u64>,
+    #[prost(uint32, optional, tag = "9")]
+    disappears_after: Option<u32>,
     #[prost(uint64, optional, tag = "12")]
     last_activity: Option<u64>,
     #[prost(string, optional, tag = "13")]
@@ -61,6 +63,7 @@ pub async fn run(context: Arc<Context>, mut chunks: mpsc::UnboundedReceiver<Lazy
             Ok(Ok(read)) => {
                 read.warn();
                 tracing::debug!(people = read.people.len(), chats = read.chats.len(), "history");
+                context.timers.learn_of_history(read.timers).await;
                 context.tell(WaEvent::History(History { people: read.people, chats: read.chats }));
             }
             Ok(Err(error)) => {
@@ -80,6 +83,8 @@ pub async fn run(context: Arc<Context>, mut chunks: mpsc::UnboundedReceiver<Lazy
 struct Read {
     people: Vec<Person>,
     chats: Vec<ListedChat>,
+    /// Seconds after which what is said there disappears.
+    timers: Vec<(ChatId, u32)>,
     unreadable: usize,
     left_out: usize,
 }
@@ -108,9 +113,13 @@ impl Read {
             self.unreadable += 1;
             return;
         };
+        let timer = envelope.disappears_after.filter(|seconds| *seconds > 0);
         match envelope.chat() {
             Some(_) if self.chats.len() == MAX_ROWS => self.left_out += 1,
-            Some(chat) => self.chats.push(chat),
+            Some(chat) => {
+                self.timers.extend(timer.map(|seconds| (chat.id.clone(), seconds)));
+                self.chats.push(chat);
+            }
             // The status chat, broadcast lists, bots.
             None => {}
         }

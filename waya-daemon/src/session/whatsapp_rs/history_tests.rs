@@ -43,6 +43,7 @@ fn chats_are_taken_as_they_are_given_and_without_what_was_said() {
         last_msg_timestamp: Some(1_790_000_000),
         conversation_timestamp: Some(1_790_000_005),
         archived: Some(true),
+        ephemeral_expiration: Some(0),
         pinned: Some(0),
         lid_jid: Some("999@lid".to_owned()),
         ..conversation("6281200000002@s.whatsapp.net", Some("Bud\u{7}i"))
@@ -50,6 +51,7 @@ fn chats_are_taken_as_they_are_given_and_without_what_was_said() {
     let group = wa::Conversation {
         pinned: Some(1_790_000_001),
         mute_end_time: Some(u64::MAX),
+        ephemeral_expiration: Some(604_800),
         display_name: Some("Keluarga".to_owned()),
         ..conversation("120363041234567890@g.us", Some(""))
     };
@@ -59,6 +61,7 @@ fn chats_are_taken_as_they_are_given_and_without_what_was_said() {
         ..conversation("888@lid", None)
     };
     let read = rows(&wa::HistorySync { conversations: vec![private, group, by_lid], ..Default::default() });
+    assert_eq!(read.timers, [(ChatId::group("120363041234567890"), 604_800)]);
     let seconds = |seconds: u64| Some(Timestamp::from_millis(seconds * 1_000));
     let expected = [
         ListedChat {

@@ -22,6 +22,7 @@ pub async fn run(context: Arc<Context>, client: Weak<Client>, mut events: mpsc::
             Event::Receipt(receipt) => received(&context, &client, receipt).await,
             Event::Messages(batch) if !batch.hook_committed => unjournalled(&context, &client, batch).await,
             Event::ContactNumberChanged(change) => moved(&context, change),
+            Event::GroupUpdate(update) => context.timers.learn_of_group(update).await,
             Event::UndecryptableMessage(_) => {
                 tracing::warn!("a message could not be decrypted; its sender was asked to send it again");
             }

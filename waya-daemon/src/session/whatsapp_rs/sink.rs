@@ -26,7 +26,7 @@ const VERSION_RETRY: Duration = Duration::from_hours(1);
 const SHORTEST_BAN: Duration = Duration::from_mins(1);
 
 /// The kinds that are used; the library does not even make the others.
-const KINDS: [EventKind; 27] = [
+const KINDS: [EventKind; 28] = [
     EventKind::Connected,
     EventKind::Disconnected,
     EventKind::PairSuccess,
@@ -43,6 +43,7 @@ const KINDS: [EventKind; 27] = [
     EventKind::ServerAck,
     EventKind::UndecryptableMessage,
     EventKind::ContactNumberChanged,
+    EventKind::GroupUpdate,
     EventKind::SelfPushNameUpdated,
     EventKind::StreamReplaced,
     EventKind::TemporaryBan,
@@ -251,7 +252,8 @@ impl EventHandler for Sink {
             | Event::Receipt(_)
             | Event::ServerAck(_)
             | Event::UndecryptableMessage(_)
-            | Event::ContactNumberChanged(_) => {
+            | Event::ContactNumberChanged(_)
+            | Event::GroupUpdate(_) => {
                 // The pump ends with the client only.
                 let _ = self.queue.send(event);
             }

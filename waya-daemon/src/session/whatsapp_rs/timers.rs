@@ -1,5 +1,5 @@
 //! The chats' disappearing timers. A message into such a chat must carry the timer, or it stays there for good; the
-//! client library tells the timer with what comes in and does not keep it.
+//! client library tells the timer with what comes in and does not keep it; the phone tells it with its history.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whatsapp_rust::proto_helpers::MessageExt;
-use whatsapp_rust::types::events::InboundMessage;
+use whatsapp_rust::types::events::{GroupUpdate, InboundMessage};
+use whatsapp_rust::wacore::stanza::groups::GroupNotificationAction;
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 
 use crate::model::ChatId;
@@ -54,10 +55,36 @@ impl Timers {
 
     /// Takes in what a message of `chat` tells; returns when that is on disk.
     pub async fn learn(&self, chat: &ChatId, message: &InboundMessage) {
-        let Some(seconds) = told(message) else { return };
-        if !self.set(chat, seconds) {
-            return;
+        if told(message).is_some_and(|seconds| self.set(chat, seconds)) {
+            self.write().await;
         }
+    }
+
+    /// Takes in what was done to a group.
+    pub async fn learn_of_group(&self, update: &GroupUpdate) {
+        let GroupNotificationAction::Ephemeral { expiration, .. } = update.action else { return };
+        let Ok(chat) = update.group_jid.to_string().parse() else { return };
+        if self.set(&chat, expiration) {
+            self.write().await;
+        }
+    }
+
+    /// Takes in the phone's own list; what was told since is newer.
+    pub async fn learn_of_history(&self, timers: Vec<(ChatId, u32)>) {
+        let is_new = {
+            let mut all = self.0.seconds();
+            let before = all.len();
+            for (chat, seconds) in timers {
+                all.entry(chat).or_insert(seconds);
+            }
+            all.len() > before
+        };
+        if is_new {
+            self.write().await;
+        }
+    }
+
+    async fn write(&self) {
         let timers = self.clone();
         let saved = tokio::task::spawn_blocking(move || timers.save()).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(error.into())) {
@@ -142,6 +169,27 @@ mod tests {
         timers.forget();
         assert_eq!((timers.of(&chat), Timers::load(folder.path()).of(&chat)), (None, None));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_group_s_timer_goes_on_and_off_and_history_is_older() {
+        let folder = tempfile::tempdir().unwrap();
+        let timers = Timers::load(folder.path());
+        let (group, person) = (ChatId::group("120363041234567890"), ChatId::phone("6281200000002"));
+        let action = |seconds| {
+            GroupUpdate::builder()
+                .group_jid("120363041234567890@g.us".parse().unwrap())
+                .timestamp(whatsapp_rust::chrono::DateTime::UNIX_EPOCH)
+                .is_lid_addressing_mode(false)
+                .action(GroupNotificationAction::Ephemeral { expiration: seconds, trigger: None })
+                .build()
+        };
+        timers.learn_of_group(&action(86_400)).await;
+        timers.learn_of_history(vec![(group.clone(), 60), (person.clone(), 604_800)]).await;
+        let saved = Timers::load(folder.path());
+        assert_eq!((saved.of(&group), saved.of(&person)), (Some(86_400), Some(604_800)));
+        timers.learn_of_group(&action(0)).await;
+        assert_eq!(Timers::load(folder.path()).of(&group), None);
     }
 
     #[test]
