@@ -1,7 +1,7 @@
 //! A message leaves for real, end to end: accepted, encrypted, decrypted by the other side's own client, read.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
 
 /// Somebody who shares no group with the own account.
@@ -56,13 +56,16 @@ async fn a_person_addressed_by_lid_is_shown_by_phone_once_that_is_known() -> Res
     assert_eq!(message["number"], DEWI);
     let (_, queue) = world.api.get("/api/queue").await?;
     assert_eq!(queue["messages"][0]["chatId"], by_phone.as_str(), "{queue}");
-    let (_, events) = world.api.get("/api/events?limit=1000").await?;
-    let events = events["events"].as_array().context("no events")?;
-    let chats: Vec<_> = events
-        .iter()
-        .filter_map(|event| Some(event.get("status").or_else(|| event.get("message"))?["chatId"].clone()))
-        .collect();
-    assert!(chats.len() > 2 && chats.iter().all(|chat| *chat == by_phone.as_str()), "{chats:?}");
+    // The pair is learnt ahead of the journal's row, hence the row has to be waited for.
+    let chats = until("her answer is in the journal", || async {
+        let (_, events) = world.api.get("/api/events?limit=1000").await?;
+        let events = events["events"].as_array().context("no events")?;
+        ensure!(events.iter().any(|event| event["message"]["body"] == "Halo juga"), "not there yet");
+        let chat = |event: &Value| Some(event.get("status").or_else(|| event.get("message"))?["chatId"].clone());
+        Ok(events.iter().filter_map(chat).collect::<Vec<_>>())
+    })
+    .await?;
+    assert!(chats.len() > 1 && chats.iter().all(|chat| *chat == by_phone.as_str()), "{chats:?}");
     let next = world.accept(by_lid, "Halo lagi").await?;
     let next = world.until_message(&next, |message| message["ack"] == "read").await?;
     assert_eq!(next["chatId"], by_phone.as_str());
