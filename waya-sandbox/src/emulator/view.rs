@@ -44,8 +44,12 @@ pub struct GroupInfo {
     pub jid: String,
     /// The group's name.
     pub subject: String,
-    /// Phone numbers of the members, the creator first.
+    /// Phone numbers of the members, in the order they came in.
     pub members: Vec<String>,
+    /// Phone numbers of the members that are admins, the creator among them.
+    pub admins: Vec<String>,
+    /// What it is about, if that was told.
+    pub description: Option<String>,
 }
 
 /// A client that was just linked.

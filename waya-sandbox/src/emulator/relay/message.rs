@@ -141,7 +141,7 @@ impl Handed<'_> {
         }
         match state.groups.get(self.to.user.as_str()) {
             None => Some(404),
-            Some(group) if !group.has(self.phone) => Some(403),
+            Some(group) if !group.may_write(self.phone) => Some(403),
             Some(_) => None,
         }
     }

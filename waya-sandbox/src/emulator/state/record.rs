@@ -154,10 +154,70 @@ pub struct GroupRecord {
     pub id: String,
     #[prost(string, tag = "2")]
     pub subject: String,
+    /// Phone numbers, in the order they came in.
     #[prost(string, repeated, tag = "3")]
     pub members: Vec<String>,
     #[prost(int64, tag = "4")]
     pub created: i64,
+    /// Who made it; empty in old records: the first member.
+    #[prost(string, tag = "5")]
+    pub creator: String,
+    /// Members that were made admins; the creator is one without standing here.
+    #[prost(string, repeated, tag = "6")]
+    pub admins: Vec<String>,
+    /// Who gave it its present name; the creator if nobody did since.
+    #[prost(message, optional, tag = "7")]
+    pub subject_set: Option<Stamp>,
+    #[prost(message, optional, tag = "8")]
+    pub description: Option<Description>,
+    /// Only admins may write.
+    #[prost(bool, tag = "9")]
+    pub announcement: bool,
+    /// Only admins may change subject, description and the messages' lifetime.
+    #[prost(bool, tag = "10")]
+    pub locked: bool,
+    /// Lifetime of messages in seconds; 0: they stay.
+    #[prost(uint32, tag = "11")]
+    pub ephemeral: u32,
+    /// Only admins may add.
+    #[prost(bool, tag = "12")]
+    pub only_admins_add: bool,
+    /// Who comes by the invite link has to be let in by an admin.
+    #[prost(bool, tag = "13")]
+    pub approval: bool,
+    /// The invite link's code; empty until somebody asks for it.
+    #[prost(string, tag = "14")]
+    pub invite: String,
+    /// Codes of links that were taken back.
+    #[prost(string, repeated, tag = "15")]
+    pub revoked_invites: Vec<String>,
+    /// Those that ask to be let in, oldest first.
+    #[prost(message, repeated, tag = "16")]
+    pub requests: Vec<Stamp>,
+    /// Changes so far.
+    #[prost(uint64, tag = "17")]
+    pub version: u64,
+}
+
+/// Who did something, and when (seconds).
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Stamp {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(int64, tag = "2")]
+    pub at: i64,
+}
+
+/// A group's description.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Description {
+    /// Given by the client that wrote it; the next one has to name it.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub body: String,
+    #[prost(message, required, tag = "3")]
+    pub set: Stamp,
 }
 
 /// A stanza kept for one device until it confirms it.

@@ -1,0 +1,101 @@
+//! Groups: making one, looking at them, and what their members may change.
+//!
+//! Every change is kept and told to the members before it is answered.
+
+mod invites;
+mod members;
+mod settings;
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{NodeRef, Server};
+
+use super::{Answer, Request};
+use crate::emulator::relay::{group, jid_attr, text_attr};
+use crate::emulator::state::{Group, State};
+
+/// Why a request is refused: the code and the text of its `error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refusal(u16, &'static str);
+
+const BAD_REQUEST: Refusal = Refusal(400, "bad-request");
+const FORBIDDEN: Refusal = Refusal(403, "forbidden");
+const NOT_FOUND: Refusal = Refusal(404, "item-not-found");
+const NOT_ACCEPTABLE: Refusal = Refusal(406, "not-acceptable");
+const CONFLICT: Refusal = Refusal(409, "conflict");
+const GONE: Refusal = Refusal(410, "gone");
+const NOT_KEPT: Refusal = Refusal(500, "internal-server-error");
+const NOT_IMPLEMENTED: Refusal = Refusal(501, "feature-not-implemented");
+
+/// The longest name of a group, in characters.
+const MAX_SUBJECT: usize = 100;
+
+type Outcome = Result<Answer, Refusal>;
+
+pub(super) fn answer(request: &Request<'_>) -> Answer {
+    take(request).unwrap_or_else(|Refusal(code, text)| Answer::Refused(code, text))
+}
+
+fn take(request: &Request<'_>) -> Outcome {
+    let what = request.node.children().and_then(|children| children.first()).ok_or(BAD_REQUEST)?;
+    match (what.tag.as_ref(), request.is_set()) {
+        ("create", true) => make(request, what),
+        ("participating", false) => Ok(participating(request)),
+        ("query", false) => {
+            let state = request.session.emulator.state();
+            Ok(Answer::With(group::describe(&state, &own(request, &state)?, pn_only(request))))
+        }
+        ("leave", true) => members::leave(request, what),
+        ("add" | "remove" | "promote" | "demote", true) => members::change(request, what),
+        ("invite", set) => invites::answer(request, what, set),
+        ("membership_approval_requests", false) => invites::requests(request),
+        ("membership_requests_action", true) => invites::decide(request, what),
+        ("cancel_membership_requests", true) => invites::cancel(request),
+        (_, true) => settings::set(request, what),
+        _ => Err(NOT_IMPLEMENTED),
+    }
+}
+
+fn pn_only(request: &Request<'_>) -> bool {
+    request.session.emulator.config().pn_only
+}
+
+/// The group a request is addressed to.
+fn asked(request: &Request<'_>, state: &State) -> Result<Group, Refusal> {
+    let to = jid_attr(request.node, "to").filter(|to| to.server == Server::Group).ok_or(BAD_REQUEST)?;
+    state.groups.get(to.user.as_str()).cloned().ok_or(NOT_FOUND)
+}
+
+/// The same, for members only.
+fn own(request: &Request<'_>, state: &State) -> Result<Group, Refusal> {
+    Some(asked(request, state)?).filter(|group| group.has(request.phone)).ok_or(FORBIDDEN)
+}
+
+/// The same, for its admins only.
+fn administered(request: &Request<'_>, state: &State) -> Result<Group, Refusal> {
+    Some(asked(request, state)?).filter(|group| group.is_admin(request.phone)).ok_or(FORBIDDEN)
+}
+
+fn participating(request: &Request<'_>) -> Answer {
+    let state = request.session.emulator.state();
+    let own = state.groups.values().filter(|group| group.has(request.phone));
+    let groups: Vec<_> = own.map(|own| group::describe(&state, own, pn_only(request))).collect();
+    Answer::With(NodeBuilder::new("groups").children(groups).build())
+}
+
+fn make(request: &Request<'_>, create: &NodeRef<'_>) -> Outcome {
+    let subject = text_attr(create, "subject").ok_or(BAD_REQUEST)?;
+    check_subject(&subject)?;
+    let mut state = request.session.emulator.state();
+    let invited = create
+        .get_children_by_tag("participant")
+        .filter_map(|participant| jid_attr(participant, "jid"))
+        .filter_map(|jid| state.account_of(&jid).map(|account| account.phone().to_owned()));
+    let members: Vec<_> = std::iter::once(request.phone.to_owned()).chain(invited).collect();
+    let group = group::create(&mut state, &subject, &members, pn_only(request));
+    Ok(Answer::With(group::describe(&state, &group, pn_only(request))))
+}
+
+fn check_subject(subject: &str) -> Result<(), Refusal> {
+    let good = (1..=MAX_SUBJECT).contains(&subject.trim().chars().count());
+    good.then_some(()).ok_or(NOT_ACCEPTABLE)
+}

@@ -1,0 +1,225 @@
+//! What members may do with a group, who hears of it, and what is refused.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Person, World};
+use waya_sandbox::emulator::{EmulatorConfig, GroupInfo};
+use whatsapp_rust::features::{GroupError, PreviousDescription};
+use whatsapp_rust::wacore::iq::groups::{
+    GroupDescription, GroupSubject, JoinGroupResult, MemberAddMode, MembershipApprovalMode,
+};
+use whatsapp_rust::wacore::stanza::groups::GroupNotificationAction as Action;
+use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore_binary::Jid;
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+const CITRA: &str = "6281200000003";
+const DEWI: &str = "6281200000004";
+
+/// Three people online; the first two are in a group that the first one made.
+struct Team {
+    world: World,
+    ani: Person,
+    budi: Person,
+    citra: Person,
+    group: Jid,
+}
+
+impl Team {
+    async fn start(pn_only: bool) -> Self {
+        let grace = std::time::Duration::ZERO;
+        let config = EmulatorConfig { first_stanza_grace: grace, pn_only, ..Default::default() };
+        let world = World::with(config).await;
+        let ani = world.link(ANI, "Ani").await;
+        let budi = world.link(BUDI, "Budi").await;
+        let citra = world.link(CITRA, "Citra").await;
+        let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+        Self { world, ani, budi, citra, group: group.jid.parse().unwrap() }
+    }
+
+    fn info(&self) -> GroupInfo {
+        self.world.emulator.groups().into_iter().find(|group| group.jid == self.group.to_string()).unwrap()
+    }
+}
+
+/// The next change of a group that is like this.
+async fn hears(person: &mut Person, what: &str, wanted: impl Fn(&Action) -> bool) {
+    person
+        .wait(what, |event| match event {
+            Event::GroupUpdate(update) if wanted(&update.action) => Some(()),
+            _ => None,
+        })
+        .await;
+}
+
+/// The code of an error that the server sent.
+fn code<T>(result: Result<T, impl std::fmt::Debug>) -> String {
+    let Err(error) = result else { panic!("it was not refused") };
+    let text = format!("{error:?}");
+    text.split("code: ").nth(1).and_then(|rest| rest.get(..3)).unwrap_or(&text).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_and_go_and_rise_by_an_admins_word_only() {
+    for pn_only in [false, true] {
+        let mut team = Team::start(pn_only).await;
+        let (citra, nobody) = (Jid::pn(CITRA), Jid::pn("6289999999999"));
+        let (ani, budi) = (team.ani.client.clone(), team.budi.client.clone());
+        let (groups, by_budi) = (ani.groups(), budi.groups());
+        let added = groups.add_participants(&team.group, &[citra.clone(), nobody, Jid::pn(BUDI)]).await.unwrap();
+        let errors: Vec<_> = added.iter().map(|answer| answer.error.as_deref()).collect();
+        assert_eq!(errors, [None, Some("404"), Some("409")]);
+        let (to_budi, to_citra) = (&mut team.budi, &mut team.citra);
+        hears(
+            to_budi,
+            "the new member",
+            |action| matches!(action, Action::Add { participants, .. } if participants.len() == 1),
+        )
+        .await;
+        hears(to_citra, "that she is in it", |action| matches!(action, Action::Add { .. })).await;
+
+        // The new member reads what is said now, and is heard.
+        team.ani.say(&team.group.to_string(), "welcome").await;
+        assert_eq!(team.citra.text().await.text, "welcome");
+        team.citra.say(&team.group.to_string(), "thanks").await;
+        assert_eq!(team.budi.text().await.text, "welcome");
+        assert_eq!(team.budi.text().await.text, "thanks");
+
+        assert_eq!(code(by_budi.remove_participants(&team.group, std::slice::from_ref(&citra)).await), "403");
+        groups.promote_participants(&team.group, &[Jid::pn(BUDI)]).await.unwrap();
+        hears(&mut team.citra, "the admin", |action| matches!(action, Action::Promote { .. })).await;
+        assert_eq!(team.info().admins, [ANI, BUDI]);
+        let removed = by_budi.remove_participants(&team.group, &[citra, Jid::pn(ANI)]).await.unwrap();
+        assert_eq!(removed[1].error.as_deref(), Some("406"), "the creator stays");
+        hears(&mut team.citra, "that she is out", |action| matches!(action, Action::Remove { .. })).await;
+        assert_eq!(team.info().members, [ANI, BUDI]);
+        assert!(team.citra.client.groups().get_metadata(&team.group).await.is_err());
+        groups.demote_participants(&team.group, &[Jid::pn(BUDI)]).await.unwrap();
+        assert_eq!(team.info().admins, [ANI]);
+
+        groups.leave(&team.group).await.unwrap();
+        hears(&mut team.budi, "who left", |action| matches!(action, Action::Remove { .. })).await;
+        hears(&mut team.budi, "his new post", |action| matches!(action, Action::Promote { .. })).await;
+        assert_eq!((team.info().members, team.info().admins), (vec![BUDI.to_owned()], vec![BUDI.to_owned()]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_group_is_called_and_allows_is_changed_and_told() {
+    let mut team = Team::start(false).await;
+    let (ani, budi) = (team.ani.client.clone(), team.budi.client.clone());
+    let (ani, budi) = (ani.groups(), budi.groups());
+    budi.set_subject(&team.group, GroupSubject::new("Team B").unwrap()).await.unwrap();
+    hears(&mut team.ani, "the name", |action| matches!(action, Action::Subject { subject, .. } if subject == "Team B"))
+        .await;
+    let text = || Some(GroupDescription::new("What we do").unwrap());
+    budi.set_description(&team.group, text(), PreviousDescription::Absent).await.unwrap();
+    hears(
+        &mut team.ani,
+        "the text",
+        |action| matches!(action, Action::Description { description: Some(text), .. } if text == "What we do"),
+    )
+    .await;
+    let stale = ani.set_description(&team.group, text(), PreviousDescription::Id("elsewhere")).await;
+    assert!(matches!(stale, Err(GroupError::DescriptionConflict)), "{stale:?}");
+
+    ani.set_locked(&team.group, true).await.unwrap();
+    ani.set_announce(&team.group, true).await.unwrap();
+    ani.set_ephemeral(&team.group, 86_400).await.unwrap();
+    ani.set_member_add_mode(&team.group, MemberAddMode::AdminAdd).await.unwrap();
+    ani.set_membership_approval(&team.group, MembershipApprovalMode::On).await.unwrap();
+    hears(&mut team.budi, "the lock", |action| matches!(action, Action::Locked { .. })).await;
+    hears(&mut team.budi, "the silence", |action| matches!(action, Action::Announce)).await;
+    hears(&mut team.budi, "the lifetime", |action| matches!(action, Action::Ephemeral { expiration: 86_400, .. }))
+        .await;
+    hears(&mut team.budi, "the mode", |action| matches!(action, Action::MemberAddMode { mode } if mode == "admin_add"))
+        .await;
+    hears(&mut team.budi, "the approval", |action| matches!(action, Action::MembershipApprovalMode { enabled: true }))
+        .await;
+
+    let seen = budi.get_metadata(&team.group).await.unwrap();
+    assert_eq!((seen.subject.as_str(), seen.description.as_deref()), ("Team B", Some("What we do")));
+    assert!(seen.is_locked && seen.is_announcement && seen.membership_approval && seen.ephemeral.is_some());
+    assert_eq!(code(budi.set_subject(&team.group, GroupSubject::new("Mine").unwrap()).await), "403");
+    assert_eq!(code(budi.add_participants(&team.group, &[Jid::pn(CITRA)]).await), "403");
+    assert_eq!(code(ani.set_ephemeral(&team.group, 61).await), "406");
+    let id = team.budi.say(&team.group.to_string(), "may I?").await;
+    assert_eq!(team.budi.ack(&id).await.as_deref(), Some("403"), "only admins may write");
+    let id = team.ani.say(&team.group.to_string(), "I may").await;
+    assert_eq!(team.ani.ack(&id).await, None);
+    assert_eq!(team.budi.text().await.text, "I may");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_leads_into_the_group_until_it_is_taken_back() {
+    let mut team = Team::start(false).await;
+    let (ani, citra) = (team.ani.client.clone(), team.citra.client.clone());
+    let (ani, citra) = (ani.groups(), citra.groups());
+    let code_of = |link: &str| link.rsplit('/').next().unwrap().to_owned();
+    assert_eq!(code(team.budi.client.groups().get_invite_link(&team.group, false).await), "403");
+    let old = code_of(&ani.get_invite_link(&team.group, false).await.unwrap());
+    assert_eq!(code_of(&ani.get_invite_link(&team.group, false).await.unwrap()), old);
+    let fresh = code_of(&ani.get_invite_link(&team.group, true).await.unwrap());
+    assert_eq!(code(citra.join_with_invite_code(&old).await), "410");
+    assert_eq!(code(citra.join_with_invite_code("nonsense").await), "406");
+    let seen = citra.get_invite_info(&fresh).await.unwrap();
+    assert_eq!((seen.subject.as_str(), seen.size), ("Team", Some(2)));
+
+    ani.set_membership_approval(&team.group, MembershipApprovalMode::On).await.unwrap();
+    let asked = citra.join_with_invite_code(&fresh).await.unwrap();
+    assert_eq!(asked, JoinGroupResult::PendingApproval(team.group.clone()));
+    hears(
+        &mut team.ani,
+        "the request",
+        |action| matches!(action, Action::CreatedMembershipRequests { requests, .. } if requests.len() == 1),
+    )
+    .await;
+    let asking = ani.get_membership_requests(&team.group).await.unwrap();
+    assert_eq!(asking.len(), 1);
+    ani.reject_membership_requests(&team.group, &[asking[0].jid.clone()]).await.unwrap();
+    hears(&mut team.citra, "the refusal", |action| matches!(action, Action::RevokedMembershipRequests { .. })).await;
+    citra.join_with_invite_code(&fresh).await.unwrap();
+    let let_in = ani.approve_membership_requests(&team.group, &[asking[0].jid.clone(), Jid::pn(DEWI)]).await.unwrap();
+    assert_eq!((let_in[0].error.as_deref(), let_in[1].error.as_deref()), (None, Some("404")));
+    hears(&mut team.citra, "that she is in it", |action| matches!(action, Action::Add { .. })).await;
+    assert_eq!(team.info().members, [ANI, BUDI, CITRA]);
+    assert!(ani.get_membership_requests(&team.group).await.unwrap().is_empty());
+
+    ani.set_membership_approval(&team.group, MembershipApprovalMode::Off).await.unwrap();
+    citra.leave(&team.group).await.unwrap();
+    assert_eq!(citra.join_with_invite_code(&fresh).await.unwrap(), JoinGroupResult::Joined(team.group.clone()));
+    assert_eq!(code(citra.join_with_invite_code(&fresh).await), "409");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_the_same_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::in_folder(folder.path(), None).await;
+    let address = world.emulator.address();
+    let ani = world.link(ANI, "Ani").await;
+    world.emulator.ensure_account(BUDI, "Budi");
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    let jid: Jid = group.jid.parse().unwrap();
+    let groups = ani.client.groups();
+    groups.promote_participants(&jid, &[Jid::pn(BUDI)]).await.unwrap();
+    groups.set_announce(&jid, true).await.unwrap();
+    groups
+        .set_description(&jid, Some(GroupDescription::new("Kept").unwrap()), PreviousDescription::Absent)
+        .await
+        .unwrap();
+    let link = groups.get_invite_link(&jid, false).await.unwrap();
+    let keys = ani.leave().await;
+    world.stop().await;
+
+    let world = World::in_folder(folder.path(), Some(address)).await;
+    let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", keys).await;
+    ani.connected().await;
+    let groups = ani.client.groups();
+    let seen = groups.get_metadata(&jid).await.unwrap();
+    assert!(seen.is_announcement && seen.description.as_deref() == Some("Kept"));
+    assert_eq!(world.emulator.groups()[0].admins, [ANI, BUDI]);
+    assert_eq!(groups.get_invite_link(&jid, false).await.unwrap(), link);
+}
