@@ -11,7 +11,6 @@ const TOKEN_SETTINGS: [&str; 2] = ["10518", "24941"];
 pub(super) fn answer(namespace: &str, request: &Request<'_>) -> Answer {
     match namespace {
         "abt" => Answer::With(settings()),
-        "blocklist" => Answer::With(NodeBuilder::new("list").attr("dhash", "0").build()),
         "w:m" => Answer::With(media_hosts(request)),
         "w:profile:picture" if !request.is_set() => Answer::Refused(404, "item-not-found"),
         _ => Answer::Done,

@@ -1,6 +1,8 @@
 //! Requests of clients, one file for each namespace that needs more than an empty answer.
 
+mod about;
 mod app_state;
+mod blocklist;
 mod encrypt;
 pub(crate) mod groups;
 mod md;
@@ -93,6 +95,8 @@ pub(crate) fn handle(session: &Session, node: &NodeRef<'_>) {
         "w:g2" => groups::answer(&request),
         "w:sync:app:state" => app_state::answer(&request),
         "privacy" => privacy::answer(&request),
+        "blocklist" => blocklist::answer(&request),
+        "status" => about::answer(&request),
         "w:mex" => mex::answer(&request),
         "passive" => {
             request.answer(Answer::Done);

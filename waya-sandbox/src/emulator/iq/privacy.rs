@@ -6,11 +6,23 @@ use whatsapp_rust::wacore_binary::{Node, NodeRef};
 
 use super::{Answer, Request};
 use crate::emulator::now;
-use crate::emulator::relay::{Namespace, jid_attr, queue_for, text_attr};
-use crate::emulator::state::Account;
-use crate::emulator::state::record::DeviceKey;
+use crate::emulator::relay::{Namespace, account, jid_attr, queue_for, text_attr};
+use crate::emulator::state::record::{AccountRecord, DeviceKey};
+use crate::emulator::state::{Account, State};
 
-const SETTINGS: [&str; 7] = ["last", "online", "profile", "status", "groupadd", "readreceipts", "calladd"];
+/// The settings there are, with the values each may have.
+const SETTINGS: [(&str, &[&str]); 9] = [
+    ("last", VISIBLE),
+    ("online", &["all", "match_last_seen"]),
+    ("profile", VISIBLE),
+    ("status", VISIBLE),
+    ("groupadd", VISIBLE),
+    ("readreceipts", &["all", "none"]),
+    ("calladd", &["all", "known", "contacts"]),
+    ("messages", &["all", "contacts"]),
+    ("defense", &["off", "on_standard"]),
+];
+const VISIBLE: &[&str] = &["all", "contacts", "contact_blacklist", "none"];
 
 pub(super) fn answer(request: &Request<'_>) -> Answer {
     if let Some(tokens) = request.child("tokens").filter(|_| request.is_set()) {
@@ -19,11 +31,53 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
         }
         return Answer::Done;
     }
+    let mut state = request.session.emulator.state();
     if request.is_set() {
-        return Answer::Done;
+        return change(request, &mut state);
     }
-    let categories = SETTINGS.map(|name| NodeBuilder::new("category").attr("name", name).attr("value", "all").build());
-    Answer::With(NodeBuilder::new("privacy").children(categories).build())
+    match state.accounts.get(request.phone) {
+        Some(account) => Answer::With(shown(&account.record, SETTINGS.map(|(name, _)| name).as_slice())),
+        None => Answer::Refused(404, "item-not-found"),
+    }
+}
+
+/// Takes new settings, all or none of them.
+fn change(request: &Request<'_>, state: &mut State) -> Answer {
+    let Some(account) = state.accounts.get(request.phone) else { return Answer::Refused(404, "item-not-found") };
+    let mut record = account.record.clone();
+    let mut changed = Vec::new();
+    let wanted = request.child("privacy").map(|privacy| privacy.get_children_by_tag("category")).into_iter().flatten();
+    for category in wanted {
+        let (Some(name), Some(value)) = (text_attr(category, "name"), text_attr(category, "value")) else {
+            return Answer::Refused(400, "bad-request");
+        };
+        let Some((name, values)) = SETTINGS.iter().find(|(known, _)| *known == name) else {
+            return Answer::Refused(400, "bad-request");
+        };
+        if !values.contains(&value.as_str()) {
+            return Answer::Refused(406, "not-acceptable");
+        }
+        record.privacy.insert((*name).to_owned(), value);
+        changed.push(*name);
+    }
+    if changed.is_empty() {
+        return Answer::Refused(400, "bad-request");
+    }
+    let told = shown(&record, &changed);
+    match account::change(state, record, request.device, told.clone()) {
+        Ok(()) => Answer::With(told),
+        Err(_) => Answer::Refused(500, "internal-server-error"),
+    }
+}
+
+/// Settings by category, each with its first value unless it was changed.
+fn shown(record: &AccountRecord, categories: &[&'static str]) -> Node {
+    let settings = SETTINGS.iter().filter(|(name, _)| categories.contains(name));
+    let settings = settings.map(|(name, values)| {
+        let value = record.privacy.get(*name).map_or(values[0], String::as_str);
+        NodeBuilder::new("category").attr("name", *name).attr("value", value).build()
+    });
+    NodeBuilder::new("privacy").children(settings).build()
 }
 
 /// Hands a fresh token to every device of the person it is for.

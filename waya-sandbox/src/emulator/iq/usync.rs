@@ -22,7 +22,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
     let pn_only = request.session.emulator.config().pn_only;
     let mut state = request.session.emulator.state();
     let asked: Vec<_> = users.iter().map(|user| Asked::read(&state, user)).collect();
-    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, pn_only)).collect();
+    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, request.phone, pn_only)).collect();
     if questions.iter().any(|question| question == "devices") {
         let accounts = asked.iter().filter_map(|asked| asked.account);
         let phones = accounts.map(|account| account.phone().to_owned()).collect();
@@ -57,7 +57,7 @@ impl<'a> Asked<'a> {
         Self { jid, contact, account }
     }
 
-    fn answer(&self, questions: &[String], pn_only: bool) -> Node {
+    fn answer(&self, questions: &[String], asker: &str, pn_only: bool) -> Node {
         let mut user = NodeBuilder::new("user");
         if let Some(jid) = &self.jid {
             user = user.attr("jid", jid.to_non_ad());
@@ -71,7 +71,7 @@ impl<'a> Asked<'a> {
                 "contact" => Some(self.contact()),
                 "devices" => Some(self.devices()),
                 "lid" => self.account.filter(|_| !pn_only).map(lid),
-                "status" => Some(NodeBuilder::new("status").build()),
+                "status" => Some(self.about(asker)),
                 _ => None,
             })
             .collect();
@@ -83,6 +83,19 @@ impl<'a> Asked<'a> {
         let mut contact = NodeBuilder::new("contact").attr("type", known).build();
         contact.content = self.contact.as_deref().map(|text| NodeContent::String(text.into()));
         contact
+    }
+
+    /// What the person says about himself, unless that is not for the asker's eyes (401).
+    fn about(&self, asker: &str) -> Node {
+        let status = NodeBuilder::new("status");
+        let Some(account) = self.account else { return status.attr("code", "404").build() };
+        if account.phone() != asker && (!account.shows("status") || account.blocks(asker)) {
+            return status.attr("code", "401").build();
+        }
+        match &account.record.about {
+            Some(about) => status.attr("t", about.at).bytes(about.text.clone().into_bytes()).build(),
+            None => status.build(),
+        }
     }
 
     fn devices(&self) -> Node {

@@ -56,6 +56,7 @@ impl Handed<'_> {
             .filter_map(|(jid, enc)| {
                 let account = state.account_of(&jid)?;
                 account.devices.contains_key(&jid.device).then_some(())?;
+                (!account.blocks(sender.phone())).then_some(())?;
                 let from = namespace.device(sender, self.device);
                 let mut stanza = self.envelope(sender, &from, enc?);
                 if account.phone() == self.phone {

@@ -1,5 +1,6 @@
 //! What passes from one device to others: messages, receipts, presence, group changes.
 
+pub(crate) mod account;
 pub(crate) mod devices;
 mod fanout;
 pub(crate) mod group;

@@ -83,7 +83,8 @@ fn subscribe(session: &Session, state: &State, phone: &str, device: u16, node: &
     let mut inner = lock::mutex(&session.emulator.presences().inner);
     let watchers = inner.watchers.entry(account.phone().to_owned()).or_default();
     watchers.insert((phone.to_owned(), device), namespace);
-    if inner.available.iter().any(|(known, _)| known == account.phone()) {
+    let there = inner.available.iter().any(|(known, _)| known == account.phone());
+    if there && account.shows("online") && !account.blocks(phone) {
         session.connection.send_node(&presence(account, namespace, true));
     }
 }
@@ -91,8 +92,8 @@ fn subscribe(session: &Session, state: &State, phone: &str, device: u16, node: &
 fn tell_watchers(emulator: &Emulator, state: &State, phone: &str, available: bool) {
     let Some(account) = state.accounts.get(phone) else { return };
     let inner = lock::mutex(&emulator.presences().inner);
-    let Some(watchers) = inner.watchers.get(phone) else { return };
-    for ((watcher, device), namespace) in watchers {
+    let Some(watchers) = inner.watchers.get(phone).filter(|_| account.shows("online")) else { return };
+    for ((watcher, device), namespace) in watchers.iter().filter(|((watcher, _), _)| !account.blocks(watcher)) {
         if let Some(connection) = state.device(watcher, *device).and_then(Device::live) {
             connection.send_node(&presence(account, *namespace, available));
         }
@@ -104,7 +105,8 @@ fn presence(account: &Account, namespace: Namespace, available: bool) -> Node {
     if available {
         return node.build();
     }
-    node.attr("type", "unavailable").attr("last", now()).build()
+    let node = node.attr("type", "unavailable");
+    if account.shows("last") { node.attr("last", now()).build() } else { node.attr("last", "deny").build() }
 }
 
 /// Takes a typing notice and passes it to the devices of the person addressed that are there.
@@ -119,7 +121,7 @@ pub(crate) fn take_chatstate(session: &Session, phone: &str, device: u16, node: 
             NodeBuilder::new("chatstate").attr("from", &to).attr("participant", participant).children(children).build();
         let members = group.record.members.iter().filter(|member| *member != phone);
         members.filter_map(|member| state.accounts.get(member)).for_each(|to| send_live(to, &stanza));
-    } else if let Some(account) = state.account_of(&to) {
+    } else if let Some(account) = state.account_of(&to).filter(|account| !account.blocks(phone)) {
         let from = Namespace::of(&to).device(sender, device);
         let stanza = NodeBuilder::new("chatstate").attr("from", from).children(children).build();
         send_live(account, &stanza);

@@ -59,6 +59,7 @@ impl Account {
             handset_online: false,
             last_device: 0,
             created,
+            ..AccountRecord::default()
         })
     }
 
@@ -75,6 +76,26 @@ impl Account {
 
     pub(crate) fn phone(&self) -> &str {
         &self.record.phone
+    }
+
+    /// Whether this account does not want to hear of that one.
+    pub(crate) fn blocks(&self, phone: &str) -> bool {
+        self.record.blocked.iter().any(|blocked| blocked.phone == phone)
+    }
+
+    /// A privacy setting; `all` unless it was changed.
+    pub(crate) fn privacy(&self, category: &str) -> &str {
+        self.record.privacy.get(category).map_or("all", String::as_str)
+    }
+
+    /// Whether others see this of the account. The emulator keeps no address books: who is let in only as a
+    /// contact is let in.
+    pub(crate) fn shows(&self, category: &str) -> bool {
+        match self.privacy(category) {
+            "none" => false,
+            "match_last_seen" => self.shows("last"),
+            _ => true,
+        }
     }
 
     pub(crate) fn key(&self, device: u16) -> DeviceKey {

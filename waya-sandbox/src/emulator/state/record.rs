@@ -91,6 +91,23 @@ pub struct AccountRecord {
     pub last_device: u32,
     #[prost(int64, tag = "12")]
     pub created: i64,
+    #[prost(message, optional, tag = "13")]
+    pub about: Option<About>,
+    /// Whom it does not want to hear of, in the order they were blocked.
+    #[prost(message, repeated, tag = "14")]
+    pub blocked: Vec<Stamp>,
+    /// Privacy settings that differ from `all`, by category.
+    #[prost(btree_map = "string, string", tag = "15")]
+    pub privacy: std::collections::BTreeMap<String, String>,
+}
+
+/// What somebody says about himself.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct About {
+    #[prost(string, tag = "1")]
+    pub text: String,
+    #[prost(int64, tag = "2")]
+    pub at: i64,
 }
 
 /// A linked device, without its one-time keys and its queue.

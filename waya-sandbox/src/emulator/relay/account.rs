@@ -1,0 +1,49 @@
+//! What people set for their own account, and who is told.
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Jid, Node};
+
+use super::queue_for;
+use crate::emulator::now;
+use crate::emulator::state::record::{AccountRecord, Change};
+use crate::emulator::state::{NotWritten, State};
+
+/// Keeps a changed account. Its devices but the one that made the change are told.
+pub(crate) fn change(state: &mut State, record: AccountRecord, by: u16, what: Node) -> Result<(), NotWritten> {
+    let phone = record.phone.clone();
+    state.commit(Change::Account(record))?;
+    let stanza = NodeBuilder::new("notification")
+        .attr("from", Jid::pn(phone.as_str()))
+        .attr("type", "account_sync")
+        .attr("id", format!("account-{:016x}", rand::random::<u64>()))
+        .attr("t", now())
+        .children([what])
+        .build();
+    let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
+    let keys = account.devices.keys().filter(|device| **device != by).map(|device| account.key(*device)).collect();
+    queue_for(state, keys, "notification", &stanza);
+    Ok(())
+}
+
+/// Keeps an account whose owner says something else about himself, and tells everybody who knows it.
+pub(crate) fn change_about(state: &mut State, record: AccountRecord) -> Result<(), NotWritten> {
+    let (phone, about) = (record.phone.clone(), record.about.clone().unwrap_or_default());
+    state.commit(Change::Account(record))?;
+    let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
+    let hearers = account.known_by.iter().filter(|_| account.shows("status")).chain([&phone]);
+    let keys = hearers
+        .filter(|hearer| !account.blocks(hearer))
+        .filter_map(|hearer| state.accounts.get(hearer))
+        .flat_map(|hearer| hearer.devices.keys().map(|device| hearer.key(*device)))
+        .collect();
+    let stanza = NodeBuilder::new("notification")
+        .attr("from", Jid::pn(phone.as_str()))
+        .attr("type", "status")
+        .attr("id", format!("about-{:016x}", rand::random::<u64>()))
+        .attr("t", about.at)
+        .attr("notify", account.record.name.as_str())
+        .children([NodeBuilder::new("set").bytes(about.text.into_bytes()).build()])
+        .build();
+    queue_for(state, keys, "notification", &stanza);
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What people set for their own account: whom they block, what others see, what they say about themselves.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Person, World};
+use waya_sandbox::emulator::EmulatorConfig;
+use whatsapp_rust::wacore::iq::privacy::{PrivacyCategory, PrivacyValue};
+use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore_binary::Jid;
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+
+async fn two(world: &World) -> (Person, Person) {
+    (world.link(ANI, "Ani").await, world.link(BUDI, "Budi").await)
+}
+
+/// The next presence somebody else shows: there or not, and since when.
+async fn presence(person: &mut Person) -> (bool, bool) {
+    person
+        .wait("a presence", |event| match event {
+            Event::Presence(update) => Some((!update.unavailable, update.last_seen.is_some())),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_blocked_is_acked_and_not_heard() {
+    let world = World::start().await;
+    let (mut ani, mut budi) = two(&world).await;
+    // Both know each other's LID from here on, which blocking needs.
+    ani.say(BUDI, "hello").await;
+    budi.text().await;
+    budi.say(ANI, "hello to you").await;
+    ani.text().await;
+
+    ani.client.blocking().block(&Jid::pn(BUDI)).await.unwrap();
+    assert!(ani.client.blocking().is_blocked(&Jid::pn(BUDI)).await.unwrap());
+    let id = budi.say(ANI, "do you hear me?").await;
+    assert_eq!(budi.ack(&id).await, None, "who is blocked is not told");
+    assert_eq!(world.emulator.accounts()[0].devices[0].queued, 0);
+    let id = ani.say(BUDI, "I can still write").await;
+    assert_eq!(budi.text().await.text, "I can still write");
+    ani.receipt(&id).await;
+
+    ani.client.blocking().unblock(&Jid::pn(BUDI)).await.unwrap();
+    assert!(ani.client.blocking().get_blocklist().await.unwrap().is_empty());
+    budi.say(ANI, "and now?").await;
+    assert_eq!(ani.text().await.text, "and now?", "what was said meanwhile does not come later");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_presence_is_shown_as_far_as_its_owner_wants() {
+    let world = World::start().await;
+    let (ani, mut budi) = two(&world).await;
+    let set = |category, value| ani.client.set_privacy_setting(category, value);
+    set(PrivacyCategory::Last, PrivacyValue::None).await.unwrap();
+    budi.client.presence().subscribe(&Jid::pn(ANI)).await.unwrap();
+    ani.client.presence().set_available().await.unwrap();
+    assert_eq!(presence(&mut budi).await, (true, false));
+    ani.client.presence().set_unavailable().await.unwrap();
+    assert_eq!(presence(&mut budi).await, (false, false), "since when is not for others");
+
+    set(PrivacyCategory::Online, PrivacyValue::MatchLastSeen).await.unwrap();
+    ani.client.presence().set_available().await.unwrap();
+    ani.client.presence().set_unavailable().await.unwrap();
+    set(PrivacyCategory::Last, PrivacyValue::All).await.unwrap();
+    ani.client.presence().set_available().await.unwrap();
+    assert_eq!(presence(&mut budi).await, (true, false), "the first thing shown since");
+    ani.client.presence().set_unavailable().await.unwrap();
+    assert_eq!(presence(&mut budi).await, (false, true));
+
+    let kept = ani.client.fetch_privacy_settings().await.unwrap();
+    assert_eq!(kept.get_value(&PrivacyCategory::Online), Some(&PrivacyValue::MatchLastSeen));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_says_about_himself_is_told_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmulatorConfig {
+        data_dir: Some(folder.path().to_owned()),
+        first_stanza_grace: Duration::ZERO,
+        ..Default::default()
+    };
+    let world = World::with(config).await;
+    let address = world.emulator.address();
+    let (ani, mut budi) = two(&world).await;
+    budi.say(ANI, "hello").await;
+    ani.client.profile().set_status_text("Busy").await.unwrap();
+    let told = budi
+        .wait("what Ani says", |event| match event {
+            Event::UserAboutUpdate(update) => Some(update.status.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(told, "Busy");
+    let keys = budi.leave().await;
+    ani.leave().await;
+    world.stop().await;
+
+    let world = World::in_folder(folder.path(), Some(address)).await;
+    let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys).await;
+    budi.connected().await;
+    let known = budi.client.contacts().get_user_info(&[Jid::pn(ANI)]).await.unwrap();
+    assert_eq!(known[&Jid::pn(ANI)].status.as_deref(), Some("Busy"));
+}
