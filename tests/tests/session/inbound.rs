@@ -108,3 +108,21 @@ async fn a_cut_connection_loses_nothing_and_doubles_nothing() {
     world.nothing_queued().await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuts_between_decryption_and_journal_lose_nothing_and_double_nothing() {
+    const MESSAGES: usize = 30;
+    let world = World::connected(1).await;
+    for number in 0..MESSAGES {
+        world.say(0, &number.to_string(), None).await;
+        if number % 3 == 0 {
+            // Somewhere between the arrival of a message and its confirmation.
+            world.fault(Fault::Cut);
+        }
+    }
+    let texts: Vec<_> = world.journal.rows(MESSAGES).await.into_iter().map(|row| row.text).collect();
+    let said: Vec<_> = (0..MESSAGES).map(|number| number.to_string()).collect();
+    assert_eq!(texts, said);
+    world.nothing_queued().await;
+    world.end().await;
+}
