@@ -55,6 +55,22 @@ async fn hears(person: &mut Person, what: &str, wanted: impl Fn(&Action) -> bool
         .await;
 }
 
+type Wanted<'a> = (&'a str, fn(&Action) -> bool);
+
+/// All of these changes, in whichever order the client handles them.
+async fn hears_all(person: &mut Person, wanted: &[Wanted<'_>]) {
+    let mut missing = wanted.to_vec();
+    while let Some((what, _)) = missing.first() {
+        let found = person
+            .wait(what, |event| match event {
+                Event::GroupUpdate(update) => missing.iter().position(|(_, wanted)| wanted(&update.action)),
+                _ => None,
+            })
+            .await;
+        missing.remove(found);
+    }
+}
+
 /// The code of an error that the server sent.
 fn code<T>(result: Result<T, impl std::fmt::Debug>) -> String {
     let Err(error) = result else { panic!("it was not refused") };
@@ -101,8 +117,11 @@ async fn members_come_and_go_and_rise_by_an_admins_word_only() {
         assert_eq!(team.info().admins, [ANI]);
 
         groups.leave(&team.group).await.unwrap();
-        hears(&mut team.budi, "who left", |action| matches!(action, Action::Remove { .. })).await;
-        hears(&mut team.budi, "his new post", |action| matches!(action, Action::Promote { .. })).await;
+        let changes: [Wanted<'_>; 2] = [
+            ("who left", |action| matches!(action, Action::Remove { .. })),
+            ("his new post", |action| matches!(action, Action::Promote { .. })),
+        ];
+        hears_all(&mut team.budi, &changes).await;
         assert_eq!((team.info().members, team.info().admins), (vec![BUDI.to_owned()], vec![BUDI.to_owned()]));
     }
 }
@@ -131,14 +150,14 @@ async fn what_a_group_is_called_and_allows_is_changed_and_told() {
     ani.set_ephemeral(&team.group, 86_400).await.unwrap();
     ani.set_member_add_mode(&team.group, MemberAddMode::AdminAdd).await.unwrap();
     ani.set_membership_approval(&team.group, MembershipApprovalMode::On).await.unwrap();
-    hears(&mut team.budi, "the lock", |action| matches!(action, Action::Locked { .. })).await;
-    hears(&mut team.budi, "the silence", |action| matches!(action, Action::Announce)).await;
-    hears(&mut team.budi, "the lifetime", |action| matches!(action, Action::Ephemeral { expiration: 86_400, .. }))
-        .await;
-    hears(&mut team.budi, "the mode", |action| matches!(action, Action::MemberAddMode { mode } if mode == "admin_add"))
-        .await;
-    hears(&mut team.budi, "the approval", |action| matches!(action, Action::MembershipApprovalMode { enabled: true }))
-        .await;
+    let changes: [Wanted<'_>; 5] = [
+        ("the lock", |action| matches!(action, Action::Locked { .. })),
+        ("the silence", |action| matches!(action, Action::Announce)),
+        ("the lifetime", |action| matches!(action, Action::Ephemeral { expiration: 86_400, .. })),
+        ("the mode", |action| matches!(action, Action::MemberAddMode { mode } if mode == "admin_add")),
+        ("the approval", |action| matches!(action, Action::MembershipApprovalMode { enabled: true })),
+    ];
+    hears_all(&mut team.budi, &changes).await;
 
     let seen = budi.get_metadata(&team.group).await.unwrap();
     assert_eq!((seen.subject.as_str(), seen.description.as_deref()), ("Team B", Some("What we do")));
