@@ -65,6 +65,8 @@ async fn a_cut_in_the_middle_of_a_send_resends_under_the_same_id() -> Result<()>
     let first = world.accept(BUDI, "first").await?;
     world.until_message(&first, |message| message["status"] == "sent").await?;
     world.fault("ack-delay", &["60000"]).await?;
+    // A receipt tells as well as an ack that the server took it.
+    world.fault("no-receipts", &[]).await?;
     let id = world.accept(BUDI, "second").await?;
     world.until_message(&id, |message| message["status"] == "sending").await?;
     until("the emulator has it", || async {
