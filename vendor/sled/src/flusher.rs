@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -5,8 +6,41 @@ use parking_lot::{Condvar, Mutex};
 
 use super::*;
 
-/// The longest that an idle flusher sleeps.
+/// The longest that an idle flusher sleeps before it sleeps until
+/// something is written.
 const LONGEST_IDLE_SLEEP: Duration = Duration::from_secs(60);
+
+/// What the flusher waits on, and what writers wake it by.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// Nothing but a write or the shutdown ends this sleep.
+    asleep: AtomicBool,
+    state: Mutex<ShutdownState>,
+    changed: Condvar,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            asleep: AtomicBool::new(false),
+            state: Mutex::new(ShutdownState::Running),
+            changed: Condvar::new(),
+        }
+    }
+}
+
+impl Rest {
+    /// Called after every reservation. Its header was bumped before this
+    /// looks, and the flusher looks at the header after it says that it
+    /// sleeps: one of the two sees the other.
+    pub(crate) fn wake(&self) {
+        if self.asleep.load(SeqCst) && self.asleep.swap(false, SeqCst) {
+            // held from the word to the wait, so that the wait is not missed
+            drop(self.state.lock());
+            let _notified = self.changed.notify_all();
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ShutdownState {
@@ -27,8 +61,7 @@ impl ShutdownState {
 
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    shutdown: Arc<Mutex<ShutdownState>>,
-    sc: Arc<Condvar>,
+    rest: Arc<Rest>,
     join_handle: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -39,36 +72,34 @@ impl Flusher {
         pagecache: Arc<PageCache>,
         flush_every_ms: u64,
     ) -> Self {
-        #[allow(clippy::mutex_atomic)] // mutex used in CondVar below
-        let shutdown = Arc::new(Mutex::new(ShutdownState::Running));
-        let sc = Arc::new(Condvar::new());
+        let rest = pagecache.log.flusher.clone();
 
         let join_handle = thread::Builder::new()
             .name(name)
             .spawn({
-                let shutdown = shutdown.clone();
-                let sc = sc.clone();
-                move || run(&shutdown, &sc, &pagecache, flush_every_ms)
+                let rest = rest.clone();
+                move || run(&rest, &pagecache, flush_every_ms)
             })
             .unwrap();
 
-        Self { shutdown, sc, join_handle: Mutex::new(Some(join_handle)) }
+        Self { rest, join_handle: Mutex::new(Some(join_handle)) }
     }
 }
 
 fn run(
-    shutdown: &Arc<Mutex<ShutdownState>>,
-    sc: &Arc<Condvar>,
-    pagecache: &Arc<PageCache>,
+    rest: &Rest,
+    pagecache: &PageCache,
     flush_every_ms: u64,
 ) {
+    let sc = &rest.changed;
     let flush_every = Duration::from_millis(flush_every_ms);
-    let mut shutdown = shutdown.lock();
+    let mut shutdown = rest.state.lock();
     let mut wrote_data = false;
     let mut idle_rounds = 0_u32;
     let mut synced_offset = None;
     while shutdown.is_running() || wrote_data {
         let before = std::time::Instant::now();
+        let reserved = pagecache.log.reserved_offset();
         let mut cleaned = false;
         let cc = concurrency_control::read();
         match pagecache.log.roll_iobuf() {
@@ -156,10 +187,24 @@ fn run(
             idle_rounds = (idle_rounds + 1).min(16);
         }
 
+        let worked = before.elapsed();
+        let longest = flush_every.max(LONGEST_IDLE_SLEEP);
+        let patience = flush_every.saturating_mul(1 << idle_rounds);
+        let at_rest = idle_rounds > 0 && patience >= longest;
+        if at_rest && shutdown.is_running() {
+            rest.asleep.store(true, SeqCst);
+            if pagecache.log.reserved_offset() == reserved {
+                sc.wait(&mut shutdown);
+            }
+            rest.asleep.store(false, SeqCst);
+            // what woke it gets its usual time
+            idle_rounds = 0;
+        }
+
         let sleep_duration = flush_every
             .saturating_mul(1 << idle_rounds)
-            .min(flush_every.max(LONGEST_IDLE_SLEEP))
-            .checked_sub(before.elapsed())
+            .min(longest)
+            .checked_sub(worked)
             .unwrap_or_else(|| Duration::from_millis(1));
 
         if shutdown.is_running() {
@@ -181,14 +226,14 @@ fn run(
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        let mut shutdown = self.shutdown.lock();
+        let mut shutdown = self.rest.state.lock();
         if shutdown.is_running() {
             *shutdown = ShutdownState::ShuttingDown;
-            let _notified = self.sc.notify_all();
+            let _notified = self.rest.changed.notify_all();
         }
 
         while !shutdown.is_shutdown() {
-            let _ = self.sc.wait_for(&mut shutdown, Duration::from_millis(100));
+            let _ = self.rest.changed.wait_for(&mut shutdown, Duration::from_millis(100));
         }
 
         let mut join_handle_opt = self.join_handle.lock();

@@ -1048,7 +1048,7 @@ pub struct Client {
 
     pub(crate) pending_device_sync: crate::pending_device_sync::PendingDeviceSync,
 
-    pub(crate) pending_retries: Arc<std::sync::Mutex<HashSet<String>>>,
+    pub(crate) pending_retries: crate::retry_turns::RetryTurns,
 
     /// Track retry attempts per message to prevent infinite retry loops.
     /// Key: "{chat}:{msg_id}:{sender}", Value: retry count plus the most

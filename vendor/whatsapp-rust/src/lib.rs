@@ -188,6 +188,7 @@ pub mod pdo;
 pub mod prekeys;
 pub mod receipt;
 pub mod retry;
+mod retry_turns;
 pub mod unified_session;
 
 pub mod appstate_sync;

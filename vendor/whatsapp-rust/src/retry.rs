@@ -6,7 +6,6 @@ use crate::types::events::Receipt;
 use log::{debug, info, warn};
 use wacore::types::message::MessageCategory;
 
-use scopeguard;
 use std::sync::Arc;
 use wacore::iq::prekeys::{OneTimePreKeyNode, SignedPreKeyNode};
 use wacore::libsignal::protocol::{PreKeyBundle, PublicKey};
@@ -499,24 +498,13 @@ impl Client {
         // two concurrent receipts racing on session state.
         let processing_key = build_retry_processing_key(&info.chat, &message_id, &info.requester);
 
-        if !self
-            .pending_retries
-            .lock()
-            .unwrap_or_else(|p| p.into_inner())
-            .insert(processing_key.clone())
-        {
-            log::debug!("Ignoring retry for {processing_key}: a retry is already in progress.");
+        // waya: a later one waits. The recipient asks once a count: one that is
+        // dropped here, because the resend that it answers is still being
+        // tidied up after, is a message that never arrives.
+        let Some(_turn) = self.pending_retries.take(&processing_key, retry_count).await else {
+            log::debug!("Ignoring retry for {processing_key}: the same retry is already in progress.");
             return Ok(());
-        }
-        // processing_key isn't needed by name after this point — move it into
-        // the scopeguard instead of cloning again.
-        let pending = Arc::clone(&self.pending_retries);
-        let _guard = scopeguard::guard((), move |()| {
-            pending
-                .lock()
-                .unwrap_or_else(|p| p.into_inner())
-                .remove(&processing_key);
-        });
+        };
 
         // A retry from a device missing from our registry signals a stale device
         // list for this user, so refresh it (rate-limited, dedup'd) to learn the
@@ -2988,7 +2976,7 @@ mod tests {
             "throttling keeps the message cached for the device's re-request"
         );
         assert_eq!(
-            client.pending_retries.lock().unwrap().len(),
+            client.pending_retries.len(),
             0,
             "the in-progress marker is cleared after the throttled return"
         );

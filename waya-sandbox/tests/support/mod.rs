@@ -82,6 +82,9 @@ pub struct Person {
     pub backend: Arc<InMemoryBackend>,
     pub name: String,
     events: Receiver<Arc<Event>>,
+    /// Came while something else was waited for: the client handles stanzas side by side, so an ack may be told
+    /// after the receipt that crossed the wire behind it.
+    told: Vec<Arc<Event>>,
     handle: Option<BotHandle>,
 }
 
@@ -132,21 +135,27 @@ impl Person {
         };
         let client = bot.client();
         let handle = Some(bot.spawn());
-        Self { client, backend, name: name.to_owned(), events, handle }
+        Self { client, backend, name: name.to_owned(), events, told: Vec::new(), handle }
     }
 
-    /// The first of `pick` among the events to come; what comes before it is dropped.
+    /// The first event that `pick` takes, of those that came and those to come; none is given twice.
     pub async fn wait<T>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<T>) -> T {
+        let mut known = self.told.iter().enumerate();
+        if let Some((place, found)) = known.find_map(|(place, event)| Some((place, pick(event)?))) {
+            self.told.remove(place);
+            return found;
+        }
         let search = async {
             loop {
                 let event = self.events.recv().await.expect("the client is gone");
-                if let Some(found) = pick(&event) {
-                    return found;
+                match pick(&event) {
+                    Some(found) => return found,
+                    None => self.told.push(event),
                 }
             }
         };
         let found = tokio::time::timeout(LIMIT, search).await;
-        found.unwrap_or_else(|_| panic!("{} waited in vain for {what}", self.name))
+        found.unwrap_or_else(|_| panic!("{} waited in vain for {what}; but: {:?}", self.name, self.told))
     }
 
     pub async fn scan(&mut self, emulator: &Emulator, phone: Option<&str>) -> ScannedDevice {

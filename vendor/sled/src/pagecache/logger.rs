@@ -20,6 +20,8 @@ pub struct Log {
     /// iobufs is the underlying lock-free IO write buffer.
     pub(crate) iobufs: Arc<IoBufs>,
     pub(crate) config: RunningConfig,
+    // waya: the periodic thread sleeps until something is written.
+    pub(crate) flusher: Arc<flusher::Rest>,
 }
 
 impl Log {
@@ -28,7 +30,7 @@ impl Log {
     pub fn start(config: RunningConfig, snapshot: &Snapshot) -> Result<Self> {
         let iobufs = Arc::new(IoBufs::start(config.clone(), snapshot)?);
 
-        Ok(Self { iobufs, config })
+        Ok(Self { iobufs, config, flusher: Arc::default() })
     }
 
     /// Flushes any pending IO buffers to disk to ensure durability.
@@ -82,6 +84,13 @@ impl Log {
     /// returns the current stable offset written to disk
     pub fn stable_offset(&self) -> Lsn {
         self.iobufs.stable()
+    }
+
+    /// waya: where the next reservation will be made
+    pub(crate) fn reserved_offset(&self) -> Lsn {
+        let iobuf = self.iobufs.current_iobuf();
+        let offset = header::offset(iobuf.get_header());
+        iobuf.lsn + Lsn::try_from(offset).unwrap()
     }
 
     /// blocks until the specified log sequence number has
@@ -320,6 +329,8 @@ impl Log {
                 backoff.spin();
                 continue;
             }
+
+            self.flusher.wake();
 
             let log_offset = iobuf.offset;
 

@@ -152,11 +152,7 @@ impl Client {
         let (signal_sessions, signal_identities, signal_sender_keys) =
             self.signal_cache.memory_stats().await;
         let (lid_pn_lid_entries, lid_pn_pn_entries) = self.lid_pn_cache.memory_stats().await;
-        let pending_retries_count = self
-            .pending_retries
-            .lock()
-            .unwrap_or_else(|p| p.into_inner())
-            .len();
+        let pending_retries_count = self.pending_retries.len();
 
         // Only the Arc is taken under the mutex — the walk must not block
         // get_group_cache(), which every group send goes through.

@@ -393,7 +393,7 @@ impl Client {
 
             pending_device_sync: crate::pending_device_sync::PendingDeviceSync::new(),
 
-            pending_retries: Arc::new(std::sync::Mutex::new(HashSet::new())),
+            pending_retries: crate::retry_turns::RetryTurns::default(),
 
             message_retry_counts: cache_config.message_retry_counts.build_with_ttl(),
 
@@ -1187,10 +1187,7 @@ impl Client {
         self.chat_lanes.clear().await;
         // Clear pending retries so stale keys from detached scopeguard
         // cleanup don't suppress the first retry after reconnect.
-        self.pending_retries
-            .lock()
-            .unwrap_or_else(|p| p.into_inner())
-            .clear();
+        self.pending_retries.clear();
         // Commit any accumulated drain batch and settle the Signal cache in
         // ONE permit-held section (see teardown_inbound_commits_bounded):
         // persisting ratchet advances while dropping their uncommitted batch
