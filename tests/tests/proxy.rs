@@ -57,6 +57,7 @@ fn what_is_no_proxy_stops_the_start_and_is_not_repeated() -> Result<()> {
     let root = tempfile::tempdir()?;
     let mut command = Binary::sandbox()?.command();
     command.args(["--http", "off", "--data-dir"]).arg(root.path().join("data"));
+    command.arg("--socket").arg(root.path().join("waya.sock"));
     command.env("HOME", root.path()).env("WAYA_NETWORK_PROXY", "socks4://budi:rahasia@127.0.0.1:1080");
     let output = world::run(command, None)?;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -66,6 +67,7 @@ fn what_is_no_proxy_stops_the_start_and_is_not_repeated() -> Result<()> {
 
     let mut command = Binary::sandbox()?.command();
     command.args(["--http", "off", "--data-dir"]).arg(root.path().join("data"));
+    command.arg("--socket").arg(root.path().join("waya.sock"));
     command.env("HOME", root.path()).env("WAYA_NETWORK_PROXY", "http://budi:rahasia@192.0.2.1:8080");
     let output = world::run(command, None)?;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -33,6 +33,8 @@ pub struct Shared {
     pub space: Space,
     /// Where the next look for forgotten idempotency records begins.
     pub forgotten_from: Mutex<Vec<u8>>,
+    /// Held by who writes a snapshot.
+    pub snapshot: Mutex<()>,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             bodies,
             space,
             forgotten_from: Mutex::default(),
+            snapshot: Mutex::default(),
         }
     }
 

@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use super::bodies::BodyHash;
 use super::engine::Engine;
@@ -69,6 +70,8 @@ pub fn write(
     keep: usize,
     pause: &mut dyn FnMut() -> bool,
 ) -> Result<PathBuf, SnapshotError> {
+    // A second one would remove or write into the file of the first.
+    let _one_at_a_time = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
     fs::create_dir_all(dir)?;
     remove_unfinished(dir)?;
     let path = dir.join(format!("store-{:016}.{EXTENSION}", shared.counters().commits));
@@ -91,7 +94,7 @@ pub fn write(
     Ok(path)
 }
 
-/// What a kill in the middle left behind; one at a time is written.
+/// What a kill in the middle left behind.
 fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -278,6 +278,26 @@ async fn only_the_newest_snapshots_are_kept_and_a_broken_one_is_passed_over() {
     assert_eq!(store.outbox.counts().await.unwrap().pending, 8);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_asked_for_at_once_are_written_one_after_another() {
+    let (store, (handle, dir)) = fresh();
+    let ids = some(&store, 300).await;
+    let take = move || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5).for_each(|_| drop(handle.snapshot().unwrap())));
+            }
+        });
+        handle.close();
+    };
+    tokio::task::spawn_blocking(take).await.unwrap();
+    fs::remove_dir_all(dir.path().join("store/db")).unwrap();
+    let repaired = repair(&options(dir.path())).unwrap();
+    assert!(matches!(&repaired, Repaired::Restored { snapshot: Some(_), .. }), "{repaired:?}");
+    let Opened { store, handle: _handle } = open(options(dir.path())).unwrap();
+    assert!(texts(&store, &ids).await.iter().all(Option::is_some));
+}
+
 async fn texts(store: &Store, ids: &[MessageId]) -> Vec<Option<String>> {
     let mut texts = Vec::new();
     for id in ids {
