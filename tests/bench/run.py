@@ -11,6 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 ROUNDS, SECONDS = 3, 5
+# Until what looks ever more seldom for work, after the last of it, has gone to rest.
+SETTLED = 150
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -260,7 +262,7 @@ def start(stored=10_000):
 def idle(seconds=60):
     with tempfile.TemporaryDirectory(dir=TARGET) as temp, Pair(temp) as pair:
         process = pair.daemon
-        time.sleep(10)
+        time.sleep(SETTLED)
         print(f"\nconnected idle daemon: {process.rss():.1f} MiB RSS")
         before = process.cpu()
         trace = f"{temp}/trace"

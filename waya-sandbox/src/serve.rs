@@ -1,6 +1,7 @@
 //! `waya-sandbox serve`: emulator and people alone, until a signal.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -36,11 +37,12 @@ struct Ready {
     event: &'static str,
     whatsapp: String,
     admin: String,
+    ca: PathBuf,
 }
 
 fn ready(sandbox: &Sandbox) -> std::io::Result<()> {
-    let line =
-        serde_json::to_string(&Ready { event: "ready", whatsapp: sandbox.whatsapp_url(), admin: sandbox.admin_url() })?;
+    let (whatsapp, admin, ca) = (sandbox.whatsapp_url(), sandbox.admin_url(), sandbox.emulator().media_authority());
+    let line = serde_json::to_string(&Ready { event: "ready", whatsapp, admin, ca })?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

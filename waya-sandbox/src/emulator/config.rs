@@ -16,6 +16,8 @@ pub struct EmulatorConfig {
     /// Pause between the handshake and the first server stanza. Some clients lose a stanza that
     /// arrives while they still set themselves up, so the default is 100 ms.
     pub first_stanza_grace: Duration,
+    /// How long the address of an uploaded file is good for; WhatsApp's are for about a month.
+    pub media_lifetime: Duration,
 }
 
 impl Default for EmulatorConfig {
@@ -25,6 +27,7 @@ impl Default for EmulatorConfig {
             data_dir: None,
             pn_only: false,
             first_stanza_grace: Duration::from_millis(100),
+            media_lifetime: Duration::from_hours(30 * 24),
         }
     }
 }
@@ -57,6 +60,14 @@ pub enum EmulatorError {
     /// The kept server key is not one.
     #[error("{0} does not hold a server key: remove it to start with a new one")]
     BadKey(PathBuf),
+    /// The kept certificate of the media servers cannot be used.
+    #[error("{path} does not hold a certificate with its key ({why}): remove it to start with a new one")]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// `serve` was called a second time.
     #[error("this emulator is already being served")]
     AlreadyServed,

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::RwLock;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 /// One thing that goes wrong. Its text form (`ack-delay 200`) is also its serialised form.
@@ -51,6 +52,12 @@ pub enum Fault {
     DropReceipts,
     /// The target's key bundles are given out with a signature that does not fit.
     GarbleBundles,
+    /// Uploads and downloads are refused with this HTTP status. A download says whose it is only where the client
+    /// sends its token along.
+    Media {
+        /// For example 403, 404, 410 or 500.
+        code: u16,
+    },
     /// Linking a device to the target is guarded by a passkey: the client is asked for it.
     Passkey,
 }
@@ -77,6 +84,7 @@ impl fmt::Display for Fault {
             Self::StreamError { code } => write!(out, "stream-error {code}"),
             Self::DropReceipts => out.write_str("no-receipts"),
             Self::GarbleBundles => out.write_str("garble-bundles"),
+            Self::Media { code } => write!(out, "media {code}"),
             Self::Passkey => out.write_str("passkey"),
         }
     }
@@ -88,7 +96,7 @@ pub enum FaultError {
     /// The first word is none of the known ones.
     #[error(
         "unknown fault {0:?}: use ack-delay MS, ack-lost, nack CODE, cut, cut-mid-frame, refuse, \
-         refuse-logins CODE, replaced, logged-out, stream-error CODE, no-receipts, garble-bundles or passkey"
+         refuse-logins CODE, replaced, logged-out, stream-error CODE, no-receipts, garble-bundles, media CODE or passkey"
     )]
     Unknown(String),
     /// A number is missing, wrong or superfluous.
@@ -135,6 +143,7 @@ impl FromStr for Fault {
             "stream-error" => Ok(Self::StreamError { code: code("stream-error")? }),
             "no-receipts" => bare("no-receipts", Self::DropReceipts),
             "garble-bundles" => bare("garble-bundles", Self::GarbleBundles),
+            "media" => Ok(Self::Media { code: code("media")? }),
             "passkey" => bare("passkey", Self::Passkey),
             other => Err(FaultError::Unknown(other.to_owned())),
         }
@@ -283,6 +292,15 @@ impl Faults {
         self.find(phone, |fault| (fault == Fault::GarbleBundles).then_some(())).is_some()
     }
 
+    /// What the media servers answer a phone with, or somebody of whom they do not know.
+    pub(super) fn media_failure(&self, phone: Option<&str>) -> Option<StatusCode> {
+        let code = self.find(phone.unwrap_or_default(), |fault| match fault {
+            Fault::Media { code } => Some(code),
+            _ => None,
+        });
+        code.map(|code| StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+    }
+
     pub(super) fn wants_passkey(&self, phone: &str) -> bool {
         self.find(phone, |fault| (fault == Fault::Passkey).then_some(())).is_some()
     }
@@ -308,6 +326,7 @@ mod tests {
             Fault::StreamError { code: 429 },
             Fault::DropReceipts,
             Fault::GarbleBundles,
+            Fault::Media { code: 410 },
             Fault::Passkey,
         ] {
             assert_eq!(fault.to_string().parse::<Fault>().unwrap(), fault);

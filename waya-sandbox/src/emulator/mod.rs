@@ -11,6 +11,7 @@ mod faults;
 mod handset;
 mod iq;
 mod lock;
+mod media;
 mod relay;
 mod server;
 mod session;
@@ -20,6 +21,7 @@ mod view;
 mod wire;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,6 +37,7 @@ pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo
 use clock::{now, now_micros};
 use faults::Faults;
 use handset::Pairings;
+use media::Media;
 use relay::presence::Presences;
 use session::Connections;
 use state::record::Change;
@@ -51,6 +54,7 @@ struct Inner {
     address: SocketAddr,
     listener: Mutex<Option<TcpListener>>,
     identity: ServerIdentity,
+    media: Arc<Media>,
     state: Mutex<State>,
     faults: Faults,
     connections: Connections,
@@ -69,6 +73,7 @@ impl Emulator {
         let folder = config.data_dir.as_deref();
         let state = State::open(folder)?;
         let identity = ServerIdentity::open(folder)?;
+        let media = Media::open(folder, &identity, config.media_lifetime)?;
         let bind = |source| EmulatorError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
@@ -77,6 +82,7 @@ impl Emulator {
             address,
             listener: Mutex::new(Some(listener)),
             identity,
+            media,
             state: Mutex::new(state),
             faults: Faults::default(),
             connections: Connections::default(),
@@ -102,6 +108,11 @@ impl Emulator {
     /// The URL a WhatsApp client is pointed at.
     pub fn whatsapp_url(&self) -> String {
         format!("ws://{}{}", self.0.address, server::PATH)
+    }
+
+    /// The file with the certificate authority that clients must trust to load media from `https://`.
+    pub fn media_authority(&self) -> PathBuf {
+        self.0.media.certificate()
     }
 
     /// The account of this number, made if there is none; a name given replaces the known one.
@@ -235,6 +246,10 @@ impl Emulator {
 
     fn config(&self) -> &EmulatorConfig {
         &self.0.config
+    }
+
+    fn media(&self) -> &Media {
+        &self.0.media
     }
 
     fn identity(&self) -> &ServerIdentity {

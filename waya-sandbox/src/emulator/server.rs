@@ -1,4 +1,4 @@
-//! The one listener: `/ws/chat` for WhatsApp clients, everything else to the router given.
+//! The one listener: `/ws/chat` for WhatsApp clients, their media, everything else to the router given.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::config::EmulatorError;
+use super::media::{self, TlsListener};
 use super::{Emulator, wire};
 
 /// Path of the WebSocket.
@@ -28,12 +28,8 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), EmulatorError> {
     let stopping = emulator.stopping();
-    let router = Router::new().route(PATH, any(upgrade)).with_state(emulator).merge(rest);
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set no-delay");
-        }
-    });
+    let listener = TlsListener::new(listener, emulator.address(), emulator.media().tls().clone());
+    let router = Router::new().route(PATH, any(upgrade)).merge(media::routes()).with_state(emulator).merge(rest);
     let stop = {
         let shutdown = shutdown.clone();
         async move {

@@ -105,16 +105,23 @@ impl Person {
 
     async fn build(url: &str, name: &str, backend: Arc<InMemoryBackend>, code: Option<PairCodeOptions>) -> Self {
         let factory = TokioWebSocketTransportFactory::new().with_url(url);
-        Self::build_on(factory, name, backend, code).await
+        Self::build_on(factory, NoHttp, name, backend, code).await
+    }
+
+    /// A client that loads media.
+    pub async fn with_http(url: &str, name: &str, http: impl HttpClient + 'static) -> Self {
+        let factory = TokioWebSocketTransportFactory::new().with_url(url);
+        Self::build_on(factory, http, name, Arc::new(InMemoryBackend::new()), None).await
     }
 
     /// A client on a transport of its own.
     pub async fn through(factory: impl TransportFactory + 'static, name: &str) -> Self {
-        Self::build_on(factory, name, Arc::new(InMemoryBackend::new()), None).await
+        Self::build_on(factory, NoHttp, name, Arc::new(InMemoryBackend::new()), None).await
     }
 
     async fn build_on(
         factory: impl TransportFactory + 'static,
+        http: impl HttpClient + 'static,
         name: &str,
         backend: Arc<InMemoryBackend>,
         code: Option<PairCodeOptions>,
@@ -122,7 +129,7 @@ impl Person {
         let builder = Bot::builder()
             .with_backend_arc(backend.clone())
             .with_transport_factory(factory)
-            .with_http_client(NoHttp)
+            .with_http_client(http)
             .with_version((2, 3000, 1_015_901_307))
             .with_push_name(name)
             .with_wanted_pre_key_count(30)
@@ -200,6 +207,15 @@ impl Person {
             texts.extend(more);
         }
         texts
+    }
+
+    /// The next message that `pick` takes.
+    pub async fn message<T>(&mut self, pick: impl Fn(&wa::Message) -> Option<T>) -> T {
+        self.wait("a message", |event| match event {
+            Event::Messages(batch) => batch.messages.iter().find_map(|message| pick(&message.message)),
+            _ => None,
+        })
+        .await
     }
 
     pub async fn receipt(&mut self, id: &str) -> Receipt {

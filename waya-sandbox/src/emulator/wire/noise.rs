@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use whatsapp_rust::buffa::{self, Message};
+use whatsapp_rust::wacore::crypto::hkdf_sha256_into;
 use whatsapp_rust::wacore::handshake::{HandshakeError, NoiseCipher, NoiseHandshake};
 use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PrivateKey};
 use whatsapp_rust::wacore_binary::consts::{NOISE_PATTERN_IK, NOISE_PATTERN_XX, NOISE_PATTERN_XXFALLBACK};
@@ -48,6 +49,14 @@ impl ServerIdentity {
             }
             Err(source) => Err(EmulatorError::Data { path, source }),
         }
+    }
+
+    /// A secret for one use of it, the same as long as the identity is.
+    pub(crate) fn secret(&self, used_for: &[u8]) -> [u8; 32] {
+        let mut secret = [0; 32];
+        let derived = hkdf_sha256_into(self.key.private_key.serialize(), None, used_for, &mut secret);
+        derived.expect("32 bytes are never too many");
+        secret
     }
 
     fn generate() -> Result<Self, EmulatorError> {

@@ -1,0 +1,291 @@
+//! Files through the emulator's media servers, by real clients and by plain HTTP.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use support::{Person, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use waya_sandbox::emulator::{EmulatorConfig, Fault, FaultTarget};
+use whatsapp_rust::anyhow;
+use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::download::MediaType;
+use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse};
+use whatsapp_rust::upload::{UploadOptions, UploadResponse};
+use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::waproto::whatsapp::message::ImageMessage;
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+
+/// Loads through TLS, and trusts the emulator's authority alone.
+#[derive(Clone)]
+struct Https {
+    client: reqwest::Client,
+    uploaded: Arc<AtomicU64>,
+}
+
+impl Https {
+    fn new(world: &World) -> Self {
+        let pem = std::fs::read(world.emulator.media_authority()).unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .https_only(true)
+            .tls_built_in_root_certs(false)
+            .add_root_certificate(reqwest::Certificate::from_pem(&pem).unwrap())
+            .build()
+            .unwrap();
+        Self { client, uploaded: Arc::default() }
+    }
+}
+
+#[async_trait]
+impl HttpClient for Https {
+    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        let method = request.method.parse()?;
+        let mut asked = self.client.request(method, &request.url);
+        for (name, value) in &request.headers {
+            asked = asked.header(name, value);
+        }
+        if let Some(body) = request.body {
+            self.uploaded.fetch_add(body.len() as u64, Ordering::SeqCst);
+            asked = asked.body(body);
+        }
+        let answer = asked.send().await?;
+        let status_code = answer.status().as_u16();
+        Ok(HttpResponse { status_code, body: answer.bytes().await?.to_vec() })
+    }
+}
+
+struct Scene {
+    world: World,
+    http: Https,
+    ani: Person,
+}
+
+impl Scene {
+    async fn with(config: EmulatorConfig) -> Self {
+        let world = World::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..config }).await;
+        let http = Https::new(&world);
+        let ani = linked(&world, ANI, "Ani", &http).await;
+        Self { world, http, ani }
+    }
+
+    async fn start() -> Self {
+        Self::with(EmulatorConfig::default()).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.world.emulator.address())
+    }
+}
+
+async fn linked(world: &World, phone: &str, name: &str, http: &Https) -> Person {
+    let mut person = Person::with_http(&world.emulator.whatsapp_url(), name, http.clone()).await;
+    person.scan(&world.emulator, Some(phone)).await;
+    person.connected().await;
+    person
+}
+
+fn picture(uploaded: &UploadResponse) -> ImageMessage {
+    ImageMessage {
+        url: Some(uploaded.url.clone()),
+        direct_path: Some(uploaded.direct_path.clone()),
+        media_key: Some(uploaded.media_key.to_vec()),
+        file_enc_sha256: Some(uploaded.file_enc_sha256.to_vec()),
+        file_sha256: Some(uploaded.file_sha256.to_vec()),
+        file_length: Some(uploaded.file_length),
+        mimetype: Some("image/jpeg".into()),
+        caption: Some("look".into()),
+        ..Default::default()
+    }
+}
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+async fn upload(person: &Person, content: Vec<u8>) -> anyhow::Result<UploadResponse> {
+    person.client.upload(content, MediaType::Image, UploadOptions::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_picture_reaches_the_other_side_through_tls() {
+    let mut scene = Scene::start().await;
+    let mut budi = linked(&scene.world, BUDI, "Budi", &scene.http).await;
+    let content = bytes(100_000);
+    let uploaded = upload(&scene.ani, content.clone()).await.unwrap();
+    let message = wa::Message { image_message: MessageField::some(picture(&uploaded)), ..Default::default() };
+    let sent = scene.ani.client.send_message(Jid::pn(BUDI), message).await.unwrap();
+    assert_eq!(scene.ani.ack(&sent.message_id).await, None);
+    let received = budi.message(|message| message.image_message.as_option().cloned()).await;
+    assert_eq!(received.caption.as_deref(), Some("look"));
+    assert_eq!(budi.client.download(&received).await.unwrap(), content);
+
+    // The address alone is enough, as for clients that send no token along.
+    let url = received.url.unwrap();
+    let answer = scene.http.client.get(&url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_ne!(answer.bytes().await.unwrap(), content, "it lies there unencrypted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_a_file_is_handed_out_and_plain_http_works_too() {
+    let scene = Scene::start().await;
+    let uploaded = upload(&scene.ani, bytes(5_000)).await.unwrap();
+    let whole = scene.http.client.get(scene.url(&uploaded.direct_path)).send().await.unwrap().bytes().await.unwrap();
+    let plain = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = scene.url(&uploaded.direct_path).replace("https://", "http://");
+    let part = plain.get(&url).header("range", "bytes=1000-1999").send().await.unwrap();
+    assert_eq!(part.status(), 206);
+    assert_eq!(part.headers()["content-range"], format!("bytes 1000-1999/{}", whole.len()).as_str());
+    assert_eq!(part.bytes().await.unwrap(), whole.slice(1_000..2_000));
+    let behind = plain.get(&url).header("range", "bytes=999999-").send().await.unwrap();
+    assert_eq!(behind.status(), 416);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_was_cut_goes_on_where_it_stopped() {
+    let scene = Scene::start().await;
+    let (content, key) = (bytes(6 << 20), [9; 32]);
+    let options = || UploadOptions::new().with_media_key(key);
+    let sealed = whatsapp_rust::wacore::upload::encrypt_media_with_key(&content, MediaType::Image, Some(&key)).unwrap();
+    let name = base64_url(&sealed.file_enc_sha256);
+    let path = format!("/mms/image/{name}?auth={}&token={name}", auth(&scene).await);
+
+    let half = sealed.data_to_upload.len() / 2;
+    let mut socket = TcpStream::connect(scene.world.emulator.address()).await.unwrap();
+    let length = sealed.data_to_upload.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(&sealed.data_to_upload[..half]).await.unwrap();
+    drop(socket);
+    let resume = scene.url(&format!("{path}&resume=1"));
+    let progress = || async {
+        let answer = scene.http.client.post(&resume).send().await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["resume"].as_str().unwrap().to_owned()
+    };
+    let noticed = async {
+        while progress().await != half.to_string() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::LIMIT, noticed).await.expect("half of it is there");
+
+    let before = scene.http.uploaded.load(Ordering::SeqCst);
+    let uploaded = scene.ani.client.upload(content.clone(), MediaType::Image, options()).await.unwrap();
+    let rest = scene.http.uploaded.load(Ordering::SeqCst) - before;
+    assert_eq!(rest, (length - half) as u64, "it was not gone on with");
+    assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), content);
+
+    // Whole already: nothing is sent a second time.
+    scene.ani.client.upload(content, MediaType::Image, options()).await.unwrap();
+    assert_eq!(scene.http.uploaded.load(Ordering::SeqCst) - before, rest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_request_is_said() {
+    let scene = Scene::start().await;
+    let auth = auth(&scene).await;
+    let name = base64_url(&[7; 32]);
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    let forged = uploaded.direct_path.replace("oh=", "oh=A");
+    let post = |path: String| scene.http.client.post(scene.url(&path)).body("other bytes");
+    for (request, status, words) in [
+        (post(format!("/mms/image/{name}?auth=none")), 401, "ask for media_conn again"),
+        (post(format!("/mms/image/{name}")), 401, "ask for media_conn again"),
+        (post(format!("/mms/image/short?auth={auth}")), 400, "SHA-256"),
+        (post(format!("/mms/image/{name}?auth={auth}")), 400, "SHA-256"),
+        (post(format!("/mms/image/{name}?auth={auth}&file_offset=x")), 400, "file_offset"),
+        (post(format!("/mms/image/{name}?auth={auth}&file_offset=5")), 400, "cannot go on at byte 5: 0 are here"),
+        (scene.http.client.get(scene.url(&forged)), 403, "signature mismatch"),
+        (scene.http.client.get(scene.url("/v/x/y.enc")), 403, "signature mismatch"),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status, "{words}");
+        let said = answer.json::<serde_json::Value>().await.unwrap();
+        assert!(said["error"].as_str().unwrap().contains(words), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_ends_and_the_client_is_told() {
+    let scene = Scene::with(EmulatorConfig { media_lifetime: Duration::ZERO, ..Default::default() }).await;
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    let answer = scene.http.client.get(scene.url(&uploaded.direct_path)).send().await.unwrap();
+    assert_eq!(answer.status(), 410);
+    let error = scene.ani.client.download(&picture(&uploaded)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("410"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn media_faults_hit_uploads_and_downloads_until_they_are_off() {
+    let scene = Scene::start().await;
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    for code in [403, 410, 500] {
+        scene.world.emulator.set_fault(Fault::Media { code }, FaultTarget::Phone(ANI.into()));
+        let error = scene.ani.client.download(&picture(&uploaded)).await.unwrap_err();
+        assert!(format!("{error:#}").contains(&code.to_string()), "{error:#}");
+        let error = upload(&scene.ani, bytes(10)).await.unwrap_err();
+        assert!(format!("{error:#}").contains(&code.to_string()), "{error:#}");
+    }
+    let budi = linked(&scene.world, BUDI, "Budi", &scene.http).await;
+    budi.client.download(&picture(&uploaded)).await.unwrap();
+    scene.world.emulator.clear_faults(&FaultTarget::Phone(ANI.into()));
+    assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), bytes(100));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_and_certificate_outlive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmulatorConfig { data_dir: Some(folder.path().to_owned()), ..Default::default() };
+    let scene = Scene::with(config.clone()).await;
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    let Scene { world, http, ani } = scene;
+    let address = world.emulator.address();
+    ani.leave().await;
+    world.stop().await;
+
+    let world = World::in_folder(folder.path(), Some(address)).await;
+    let url = format!("https://{}{}", world.emulator.address(), uploaded.direct_path);
+    // The same authority still vouches for it.
+    let answer = http.client.get(url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_or_half_a_handshake_holds_up_nobody() {
+    let scene = Scene::start().await;
+    let address = scene.world.emulator.address();
+    let mut idle = Vec::new();
+    for start in [&b""[..], b"\x16\x03\x01", b"\x16garbage that is no TLS record at all", b"GET /v/", b"\0\0\0"] {
+        for _ in 0..40 {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.write_all(start).await.unwrap();
+            idle.push(socket);
+        }
+    }
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), bytes(100));
+    let mut garbled = idle.swap_remove(90);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(support::LIMIT, garbled.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a broken handshake is kept");
+}
+
+fn base64_url(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// What Ani's client uploads with.
+async fn auth(scene: &Scene) -> String {
+    scene.ani.client.refresh_media_conn(false).await.unwrap().auth
+}
