@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tonic::{Code, Request, Response, Status};
 use waya_proto::v1::sandbox_service_server::{SandboxService, SandboxServiceServer};
 use waya_proto::v1::{
-    AutoReadRequest, FaultRequest, FaultResponse, InboxMessage, InboxRequest, InboxResponse, OnlineRequest,
-    PeopleRequest, PeopleResponse, Person, PersonRequest, PersonResponse, PhoneRequest, PhoneResponse, SandboxGroup,
-    SayRequest, SayResponse, StatsRequest, StatsResponse,
+    ActiveFault, AutoReadRequest, FaultKind, FaultRequest, FaultResponse, InboxMessage, InboxRequest, InboxResponse,
+    OnlineRequest, PeopleRequest, PeopleResponse, Person, PersonRequest, PersonResponse, PhoneRequest, PhoneResponse,
+    SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
 };
 use waya_proto::{ERROR_CODE, ERROR_FIELD};
 use waya_sandbox::control::{self, ControlError, SandboxControl};
@@ -68,15 +68,20 @@ impl SandboxService for Grpc {
     }
 
     async fn fault(&self, request: Request<FaultRequest>) -> Answer<FaultResponse> {
-        let FaultRequest { kind, arguments, who } = request.into_inner();
+        let FaultRequest { kind, arguments, who, times, seconds } = request.into_inner();
         let words = arguments.into_iter().map(control::Word::Text).collect();
-        let request = control::FaultRequest { kind, args: control::Words::Many(words), target: who };
+        let args = control::Words::Many(words);
+        let request = control::FaultRequest { kind, args, target: who, times, seconds };
         let list = self.0.fault(request).await.map_err(refused)?;
-        let active = list.faults.into_iter().map(|active| match active.target.as_str() {
-            "all" => active.fault,
-            who => format!("{} for {who}", active.fault),
+        let active = list.faults.into_iter().map(|active| ActiveFault {
+            fault: active.fault,
+            target: active.target,
+            times_left: active.times_left,
+            seconds_left: active.seconds_left,
         });
-        Ok(Response::new(FaultResponse { active: active.collect() }))
+        let active = active.collect();
+        let kinds = list.kinds.into_iter().map(|kind| FaultKind { fault: kind.fault, does: kind.does }).collect();
+        Ok(Response::new(FaultResponse { active, kinds }))
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Answer<StatsResponse> {

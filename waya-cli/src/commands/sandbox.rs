@@ -5,8 +5,8 @@ use std::io;
 use clap::{Args, Subcommand, ValueEnum};
 use waya_proto::v1::sandbox_service_client::SandboxServiceClient;
 use waya_proto::v1::{
-    AutoReadRequest, FaultRequest, InboxRequest, InboxResponse, OnlineRequest, PeopleRequest, PeopleResponse,
-    PersonRequest, PersonResponse, PhoneRequest, SayRequest, StatsRequest,
+    ActiveFault, AutoReadRequest, FaultRequest, FaultResponse, InboxRequest, InboxResponse, OnlineRequest,
+    PeopleRequest, PeopleResponse, PersonRequest, PersonResponse, PhoneRequest, SayRequest, StatsRequest,
 };
 
 use super::{Context, call, text};
@@ -38,7 +38,7 @@ pub enum SandboxCommand {
     Offline(Who),
     /// Bring a person's phone back
     Online(Who),
-    /// Make something go wrong: `ack-delay 200`, `nack 463`, `cut` …; `list` shows what does, `off` ends it
+    /// Make something go wrong: `ack-delay 200`, `nack 463`, `cut` …; `list` shows what does and what can, `off` ends it
     Fault(FaultArgs),
     /// Show the emulator's counters
     Stats,
@@ -77,10 +77,17 @@ pub struct FaultArgs {
     /// Which fault
     kind: String,
     /// Its numbers
+    #[arg(allow_negative_numbers = true)]
     args: Vec<String>,
-    /// Only for this person: a number, a name, or `me` [default: everybody]
+    /// Only for this person: a number, a name, or `me`; with `:N` only for their linked device N [default: everybody]
     #[arg(long = "for", value_name = "WHO")]
     who: Option<String>,
+    /// Ends after it struck so many times
+    #[arg(long, value_name = "N")]
+    times: Option<u32>,
+    /// Ends after so many seconds
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,15 +145,10 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
             let answer = daemon.online(call(OnlineRequest { who, online: true })).await?.into_inner();
             changed(answer, (None, Some(true)), "is online", output)?;
         }
-        SandboxCommand::Fault(FaultArgs { kind, args, who }) => {
-            let answer = daemon.fault(call(FaultRequest { kind, arguments: args, who })).await?.into_inner();
-            if output.json {
-                output.json(&json::sandbox::Faults::from(answer))?;
-            } else if answer.active.is_empty() {
-                output.note("done; no fault stays on")?;
-            } else {
-                answer.active.iter().try_for_each(|fault| output.line(printable(fault)))?;
-            }
+        SandboxCommand::Fault(FaultArgs { kind, args, who, times, seconds }) => {
+            let request = FaultRequest { kind, arguments: args, who, times, seconds };
+            let answer = daemon.fault(call(request)).await?.into_inner();
+            if output.json { output.json(&json::sandbox::Faults::from(answer))? } else { faults(&answer, output)? }
         }
         SandboxCommand::Stats => {
             let answer = daemon.stats(call(StatsRequest {})).await?.into_inner();
@@ -192,6 +194,28 @@ fn people(answer: &PeopleResponse, output: &mut Output) -> io::Result<()> {
         .collect();
     output.line("")?;
     output.table(&["GROUP", "ID", "MEMBERS"], &rows)
+}
+
+fn faults(answer: &FaultResponse, output: &mut Output) -> io::Result<()> {
+    answer.active.iter().try_for_each(|active| output.line(printable(&shown(active))))?;
+    if answer.kinds.is_empty() {
+        return if answer.active.is_empty() { output.note("done; no fault stays on") } else { Ok(()) };
+    }
+    if answer.active.is_empty() {
+        output.note("no fault is on")?;
+    }
+    output.line("")?;
+    let rows: Vec<Vec<Cell>> =
+        answer.kinds.iter().map(|kind| vec![(&kind.fault).into(), (&kind.does).into()]).collect();
+    output.table(&["FAULT", "WHAT IT DOES"], &rows)
+}
+
+/// `ack-delay 200 for 628…, 3 times more, 20 s more`.
+fn shown(active: &ActiveFault) -> String {
+    let target = if active.target == "all" { String::new() } else { format!(" for {}", active.target) };
+    let times = active.times_left.map(|times| format!(", {times} times more")).unwrap_or_default();
+    let seconds = active.seconds_left.map(|seconds| format!(", {seconds} s more")).unwrap_or_default();
+    format!("{}{target}{times}{seconds}", active.fault)
 }
 
 fn inbox(answer: &InboxResponse, output: &mut Output) -> io::Result<()> {

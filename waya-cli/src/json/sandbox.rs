@@ -68,12 +68,24 @@ pub struct Changed {
 pub struct Faults {
     success: bool,
     faults: Vec<Fault>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kinds: Vec<Kind>,
 }
 
 #[derive(Debug, Clone, Serialize)]
 struct Fault {
     fault: String,
     target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times_left: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_left: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Kind {
+    fault: String,
+    does: String,
 }
 
 /// `POST /admin/phone`.
@@ -138,11 +150,18 @@ impl Changed {
 
 impl From<v1::FaultResponse> for Faults {
     fn from(answer: v1::FaultResponse) -> Self {
-        let fault = |active: String| {
-            let (fault, target) = active.split_once(" for ").unwrap_or((&active, "all"));
-            Fault { fault: fault.to_owned(), target: target.to_owned() }
+        let fault = |active: v1::ActiveFault| Fault {
+            fault: active.fault,
+            target: active.target,
+            times_left: active.times_left,
+            seconds_left: active.seconds_left,
         };
-        Self { success: true, faults: answer.active.into_iter().map(fault).collect() }
+        let kind = |kind: v1::FaultKind| Kind { fault: kind.fault, does: kind.does };
+        Self {
+            success: true,
+            faults: answer.active.into_iter().map(fault).collect(),
+            kinds: answer.kinds.into_iter().map(kind).collect(),
+        }
     }
 }
 
@@ -215,12 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_their_target() {
-        let active = vec!["ack-delay 200".to_owned(), "drop-receipts for 628".to_owned()];
-        let json = serde_json::to_string(&Faults::from(v1::FaultResponse { active })).unwrap();
+    fn faults_name_their_target_and_their_end() {
+        let fault = |fault: &str, target: &str| v1::ActiveFault {
+            fault: fault.to_owned(),
+            target: target.to_owned(),
+            ..Default::default()
+        };
+        let limited = v1::ActiveFault { times_left: Some(2), seconds_left: Some(9), ..fault("drop", "628:1") };
+        let answer = v1::FaultResponse { active: vec![fault("ack-delay 200", "all"), limited], kinds: Vec::new() };
         assert_eq!(
-            json,
-            r#"{"success":true,"faults":[{"fault":"ack-delay 200","target":"all"},{"fault":"drop-receipts","target":"628"}]}"#
+            serde_json::to_string(&Faults::from(answer)).unwrap(),
+            r#"{"success":true,"faults":[{"fault":"ack-delay 200","target":"all"},{"fault":"drop","target":"628:1","times_left":2,"seconds_left":9}]}"#
         );
     }
 }

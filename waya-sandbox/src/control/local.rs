@@ -1,6 +1,7 @@
 //! Commands on the emulator and the people of this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use whatsapp_rust::prelude::Jid;
@@ -9,7 +10,7 @@ use super::{
     ControlError, FaultList, FaultRequest, FaultView, GroupView, InboxList, Linked, PeopleList, PersonView, ReadDone,
     Said, SandboxControl, SayRequest,
 };
-use crate::emulator::{Emulator, Fault, FaultTarget};
+use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
 use crate::people::roster::{OWN_NAME, OWN_PHONE, digits};
 use crate::people::{People, Person};
 
@@ -95,7 +96,7 @@ impl Local {
     fn targets(&self, fault: Fault, target: Option<&str>) -> Result<Vec<FaultTarget>, ControlError> {
         match target.map(str::trim).filter(|target| !target.is_empty()) {
             Some(all) if all.eq_ignore_ascii_case("all") => Ok(vec![FaultTarget::All]),
-            Some(who) => Ok(vec![FaultTarget::Phone(self.number(who)?)]),
+            Some(who) => Ok(vec![self.one(who)?]),
             None if matches!(fault, Fault::Replaced | Fault::LoggedOut) => Ok(self
                 .emulator
                 .accounts()
@@ -107,17 +108,39 @@ impl Local {
         }
     }
 
+    /// A person, or one linked device of theirs: `Budi`, `6281…`, `me:2`.
+    fn one(&self, who: &str) -> Result<FaultTarget, ControlError> {
+        let device = who.rsplit_once(':').and_then(|(who, device)| Some((who, device.parse().ok()?)));
+        Ok(match device {
+            Some((who, device)) => FaultTarget::Device(self.number(who)?, device),
+            None => FaultTarget::Phone(self.number(who)?),
+        })
+    }
+
     fn clear(&self, target: Option<&str>) -> Result<(), ControlError> {
         let target = match target.map(str::trim) {
             None | Some("" | "all") => FaultTarget::All,
-            Some(who) => FaultTarget::Phone(self.number(who)?),
+            Some(who) => self.one(who)?,
         };
         self.emulator.clear_faults(&target);
         Ok(())
     }
 
     fn active(&self) -> FaultList {
-        FaultList { faults: self.emulator.faults().into_iter().map(FaultView::from).collect() }
+        let faults = self.emulator.faults().into_iter().map(FaultView::from).collect();
+        FaultList { faults, kinds: Vec::new() }
+    }
+
+    fn switch_on(&self, request: &FaultRequest, text: &str) -> Result<(), ControlError> {
+        let invalid = |field| {
+            move |problem: crate::emulator::FaultError| ControlError::Invalid { field, problem: problem.to_string() }
+        };
+        let fault: Fault = text.parse().map_err(invalid("kind"))?;
+        let limit = FaultLimit { times: request.times, time: request.seconds.map(Duration::from_secs) };
+        for target in self.targets(fault, request.target.as_deref())? {
+            self.emulator.set_limited_fault(fault, target, limit).map_err(invalid("kind"))?;
+        }
+        Ok(())
     }
 }
 
@@ -167,18 +190,12 @@ impl SandboxControl for Local {
     }
 
     async fn fault(&self, request: FaultRequest) -> Result<FaultList, ControlError> {
-        let target = request.target.as_deref();
         match request.text().as_str() {
-            "off" => self.clear(target)?,
-            "list" => {}
-            text => {
-                let fault: Fault = text
-                    .parse()
-                    .map_err(|error| ControlError::Invalid { field: "kind", problem: format!("{error}") })?;
-                for target in self.targets(fault, target)? {
-                    self.emulator.set_fault(fault, target);
-                }
+            "off" => self.clear(request.target.as_deref())?,
+            "list" => {
+                return Ok(FaultList { kinds: FAULT_KINDS.map(Into::into).to_vec(), ..self.active() });
             }
+            text => self.switch_on(&request, text)?,
         }
         Ok(self.active())
     }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 pub use local::Local;
 pub use remote::Remote;
 pub use types::{
-    FaultList, FaultRequest, FaultView, GroupView, InboxList, Linked, PeopleList, PersonView, ReadDone, Said,
+    FaultList, FaultRequest, FaultView, GroupView, InboxList, KindView, Linked, PeopleList, PersonView, ReadDone, Said,
     SayRequest, Word, Words,
 };
 

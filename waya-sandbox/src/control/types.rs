@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::emulator::{AccountInfo, ActiveFault, FaultTarget, GroupInfo, ScannedDevice};
+use crate::emulator::{AccountInfo, ActiveFault, FaultKind, GroupInfo, ScannedDevice};
 use crate::people::inbox::InboxEntry;
 
 /// The simulated people and the groups. The own account is not among the people.
@@ -98,10 +98,16 @@ pub struct FaultRequest {
     /// Further words.
     #[serde(default)]
     pub args: Words,
-    /// A name, a number, `me`, or `all`. Without it the fault hits everybody, but `replaced` and
+    /// A name, a number, `me`, or `all`; `:N` behind it means its linked device N alone. Without it the fault hits everybody, but `replaced` and
     /// `logged-out` spare the simulated people.
     #[serde(default, alias = "who", skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// It ends after it struck so many times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
+    /// It ends after so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u64>,
 }
 
 /// Words given as a list or as one value.
@@ -154,6 +160,9 @@ impl FaultRequest {
 pub struct FaultList {
     /// In no particular order.
     pub faults: Vec<FaultView>,
+    /// All that there are; told to who asks for the list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<KindView>,
 }
 
 /// A fault that is on.
@@ -161,17 +170,40 @@ pub struct FaultList {
 pub struct FaultView {
     /// For example `ack-delay 200`.
     pub fault: String,
-    /// `all` or a number.
+    /// `all`, a number, or a number and a device: `628…:2`.
     pub target: String,
+    /// How many more times; without it, until it is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times_left: Option<u32>,
+    /// For how many seconds more; without it, until it is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 impl From<ActiveFault> for FaultView {
     fn from(active: ActiveFault) -> Self {
-        let target = match active.target {
-            FaultTarget::All => "all".to_owned(),
-            FaultTarget::Phone(phone) => phone,
-        };
-        Self { fault: active.fault.to_string(), target }
+        Self {
+            fault: active.fault.to_string(),
+            target: active.target.to_string(),
+            times_left: active.left,
+            seconds_left: active.ends_in.map(|left| left.as_secs()),
+        }
+    }
+}
+
+/// A fault that can be switched on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindView {
+    /// Its name and what it takes, for example `ack-delay MS`.
+    pub fault: String,
+    /// What it does.
+    pub does: String,
+}
+
+impl From<FaultKind> for KindView {
+    fn from(kind: FaultKind) -> Self {
+        let argument = kind.argument.map(|argument| format!(" {argument}")).unwrap_or_default();
+        Self { fault: format!("{}{argument}", kind.name), does: kind.does.to_owned() }
     }
 }
 

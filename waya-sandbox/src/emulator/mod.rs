@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{EmulatorConfig, EmulatorError, ScanError};
-pub use faults::{ActiveFault, Fault, FaultError, FaultTarget};
+pub use faults::{ActiveFault, FAULT_KINDS, Fault, FaultError, FaultKind, FaultLimit, FaultTarget};
 pub use handset::{HISTORY_TEXT, passkey_answer};
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
@@ -56,7 +56,7 @@ struct Inner {
     identity: ServerIdentity,
     media: Arc<Media>,
     state: Mutex<State>,
-    faults: Faults,
+    faults: Arc<Faults>,
     connections: Connections,
     pairings: Pairings,
     presences: Presences,
@@ -84,7 +84,7 @@ impl Emulator {
             identity,
             media,
             state: Mutex::new(state),
-            faults: Faults::default(),
+            faults: Arc::default(),
             connections: Connections::default(),
             pairings: Pairings::default(),
             presences: Presences::default(),
@@ -198,14 +198,30 @@ impl Emulator {
         handset::hand_piece(&mut self.state(), &phone_digits(phone).unwrap_or_default(), piece)
     }
 
-    /// Switches a fault on; a one-shot one acts on the connections alive now.
+    /// Switches a fault on until it is switched off; a one-shot one acts on the connections alive now.
     pub fn set_fault(&self, fault: Fault, target: FaultTarget) {
         let target = target.normalised();
         if fault.is_one_shot() {
             session::strike(self, fault, &target);
         } else {
-            self.0.faults.set(fault, target);
+            self.0.faults.set(fault, target, FaultLimit::default());
         }
+    }
+
+    /// Switches a fault on that ends by itself.
+    pub fn set_limited_fault(&self, fault: Fault, target: FaultTarget, limit: FaultLimit) -> Result<(), FaultError> {
+        if fault.is_one_shot() && limit.is_any() {
+            return Err(FaultError::OneShot(fault));
+        }
+        if fault == Fault::Restart && target != FaultTarget::All {
+            return Err(FaultError::Everybody(fault));
+        }
+        if limit.is_any() {
+            self.0.faults.set(fault, target.normalised(), limit);
+        } else {
+            self.set_fault(fault, target);
+        }
+        Ok(())
     }
 
     /// Switches off the faults set for this target; `All` switches off everything.
@@ -240,6 +256,23 @@ impl Emulator {
         Arc::strong_count(&self.0) == 1
     }
 
+    /// Forgets whatever is not written down, as a process that ends does, and reads the rest again.
+    fn begin_anew(&self) {
+        let mut state = self.state();
+        let Some(folder) = self.0.config.data_dir.as_deref() else {
+            return state.forget_connections();
+        };
+        // The old one holds the folder.
+        drop(std::mem::take(&mut *state));
+        match State::open(Some(folder)) {
+            Ok(read) => *state = read,
+            Err(error) => {
+                tracing::error!(%error, "the state cannot be read again: the emulator stops");
+                self.0.stopping.cancel();
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock::mutex(&self.0.state)
     }
@@ -256,7 +289,7 @@ impl Emulator {
         &self.0.identity
     }
 
-    fn fault_rules(&self) -> &Faults {
+    fn fault_rules(&self) -> &Arc<Faults> {
         &self.0.faults
     }
 

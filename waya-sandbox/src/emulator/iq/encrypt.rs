@@ -1,12 +1,13 @@
 //! Pre-keys: handing them in, counting them, checking them, and giving them to others.
 
 use bytes::Bytes;
+use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
 use whatsapp_rust::wacore::prekeys::compute_key_bundle_digest;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
 
 use super::{Answer, Request};
-use crate::emulator::faults::Faults;
+use crate::emulator::faults::{Faults, Whom};
 use crate::emulator::handset::big_endian;
 use crate::emulator::relay::jid_attr;
 use crate::emulator::state::account::SIGNED_PRE_KEY_ID;
@@ -127,7 +128,7 @@ fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
         NodeBuilder::new("user").attr("jid", jid).children([error.build()]).build()
     };
     let Some(account) = state.account_of(jid) else { return unknown() };
-    let garbled = faults.garbles_bundles(account.phone());
+    let garbled = faults.garbles_bundles(Whom(account.phone(), Some(jid.device)));
     let shown = |record: DeviceRecord| bundle(&if garbled { garble(record) } else { record });
     if jid.device == 0 {
         return user.children(shown(handset(account))).build();
@@ -142,13 +143,27 @@ fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
     {
         connection.send_node(&running_low());
     }
+    if faults.gives_stale_keys(Whom(account.phone(), Some(jid.device))) {
+        children.push(one_time(&stale()));
+        return user.children(children).build();
+    }
     if let Some(pre_key) = taken
         && state.commit(Change::PreKeyTaken(PreKeyTaken { key, id: pre_key.id })).is_ok()
     {
-        let one_time = [leaf("id", id_bytes(pre_key.id)), leaf("value", pre_key.public.to_vec())];
-        children.push(NodeBuilder::new("key").children(one_time).build());
+        children.push(one_time(&pre_key));
     }
     user.children(children).build()
+}
+
+fn one_time(pre_key: &PreKey) -> Node {
+    let parts = [leaf("id", id_bytes(pre_key.id)), leaf("value", pre_key.public.to_vec())];
+    NodeBuilder::new("key").children(parts).build()
+}
+
+/// A key that its owner used long ago, or never had.
+fn stale() -> PreKey {
+    let public = KeyPair::generate(&mut signal_rand::rng()).public_key.public_key_bytes().to_vec();
+    PreKey { id: 0x00FF_FFFE, public: public.into() }
 }
 
 /// A handset is never short of keys, nor does it open what is encrypted for it.

@@ -11,7 +11,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
     let query = request.child("query").and_then(|query| text_attr(query, "query_id"));
     let result = if query.as_deref() == Some(fetch_reachout_timelock::DOC_ID) {
         let phone = request.phone;
-        let active = request.session.emulator.fault_rules().nack_code(phone) == Some(463);
+        let active = request.session.emulator.fault_rules().refuses_with(phone, 463);
         json!({"data": {"xwa2_fetch_account_reachout_timelock": timelock(active)}})
     } else {
         json!({"data": null, "errors": [{

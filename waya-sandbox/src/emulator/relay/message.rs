@@ -8,7 +8,7 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
 use super::{canonical, jid_attr, receipt, text_attr};
-use crate::emulator::faults::AckFate;
+use crate::emulator::faults::{AckFate, Whom};
 use crate::emulator::now;
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
@@ -33,7 +33,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     let handed = Handed { node, id, to, phone, device };
     let emulator = &session.emulator;
     let counted = handed.is_counted();
-    let fate = if counted { emulator.fault_rules().ack_fate(phone) } else { AckFate::Prompt };
+    let fate = if counted { emulator.fault_rules().ack_fate(Whom(phone, Some(device))) } else { AckFate::Prompt };
     let mut state = emulator.state();
     if let AckFate::Refused(code) = fate {
         state.counts.of(phone).nacked += 1;
@@ -83,7 +83,8 @@ impl PendingAck {
             return;
         }
         let counts = state.counts.of(phone);
-        counts.in_flight -= 1;
+        // None is, after a restart of the server.
+        counts.in_flight = counts.in_flight.saturating_sub(1);
         if sent {
             counts.acked += 1;
             counts.unacked_ids.remove(&self.id);

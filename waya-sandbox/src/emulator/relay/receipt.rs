@@ -6,6 +6,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
 use super::fanout::handsets_reached;
 use super::message::Handed;
 use super::{Namespace, canonical, jid_attr, queue_for, text_attr};
+use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
 use crate::emulator::state::{Account, State};
@@ -96,7 +97,7 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
         return Some(());
     }
     let rules = emulator.fault_rules();
-    if !retry && (rules.drops_receipts(phone) || rules.drops_receipts(&author)) {
+    if !retry && (rules.drops_receipts(Whom(phone, Some(device))) || rules.drops_receipts(Whom(&author, None))) {
         return Some(());
     }
     if matches!(receipt.kind, "peer_msg" | "hist_sync" | "server-error") {
@@ -149,7 +150,8 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
     let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
     let receipts: Vec<_> = handsets_reached(state, handed)
         .into_iter()
-        .filter(|reader| !rules.drops_receipts(reader.phone()) && !rules.drops_receipts(handed.phone))
+        .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
+        .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))
         .map(|reader| handset_receipt(reader, handed))
         .collect();
     for receipt in receipts {

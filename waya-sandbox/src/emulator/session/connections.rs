@@ -9,15 +9,18 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
 use crate::emulator::{Emulator, Fault, FaultTarget, lock, relay};
 
-/// Every live connection, with the phone it is logged in for.
+/// A live connection, with the phone and the device that it is logged in for.
+type Connected = (ConnectionHandle, Option<(String, u16)>);
+
+/// Every live connection.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    live: Mutex<HashMap<u64, (ConnectionHandle, Option<String>)>>,
+    live: Mutex<HashMap<u64, Connected>>,
 }
 
 impl Connections {
-    pub(crate) fn add(&self, connection: &ConnectionHandle, phone: Option<&str>) {
-        let entry = (connection.clone(), phone.map(ToOwned::to_owned));
+    pub(crate) fn add(&self, connection: &ConnectionHandle, client: Option<(&str, u16)>) {
+        let entry = (connection.clone(), client.map(|(phone, device)| (phone.to_owned(), device)));
         lock::mutex(&self.live).insert(connection.id, entry);
     }
 
@@ -25,13 +28,12 @@ impl Connections {
         lock::mutex(&self.live).remove(&connection.id);
     }
 
-    fn of(&self, target: &FaultTarget) -> Vec<(ConnectionHandle, Option<String>)> {
+    fn of(&self, target: &FaultTarget) -> Vec<Connected> {
         let live = lock::mutex(&self.live);
-        let hit = |phone: &Option<String>| match target {
-            FaultTarget::All => true,
-            FaultTarget::Phone(wanted) => phone.as_ref() == Some(wanted),
+        let hit = |client: &Option<(String, u16)>| {
+            target.hits(client.as_ref().map(|(phone, device)| (phone.as_str(), *device)))
         };
-        live.values().filter(|(_, phone)| hit(phone)).cloned().collect()
+        live.values().filter(|(_, client)| hit(client)).cloned().collect()
     }
 }
 
@@ -40,17 +42,11 @@ pub(crate) fn strike(emulator: &Emulator, fault: Fault, target: &FaultTarget) {
     let hit = emulator.connections().of(target);
     match fault {
         Fault::LoggedOut => {
-            let phones: Vec<_> = match target {
-                FaultTarget::Phone(phone) => vec![phone.clone()],
-                FaultTarget::All => emulator.state().accounts.keys().cloned().collect(),
-            };
-            for phone in phones {
-                unlink(emulator, &phone);
-            }
+            unlink_all(emulator, target);
         }
         Fault::Replaced => {
-            for (connection, phone) in hit {
-                if phone.is_some() {
+            for (connection, client) in hit {
+                if client.is_some() {
                     connection.send_node(&conflict("replaced"));
                     connection.tell(Outgoing::Close);
                 }
@@ -63,12 +59,16 @@ pub(crate) fn strike(emulator: &Emulator, fault: Fault, target: &FaultTarget) {
             }
         }
         Fault::Cut => tell_all(&hit, || Outgoing::Cut),
+        Fault::Restart => {
+            tell_all(&hit, || Outgoing::Cut);
+            emulator.begin_anew();
+        }
         Fault::CutMidFrame => tell_all(&hit, || Outgoing::CutMidFrame),
         _ => {}
     }
 }
 
-fn tell_all(hit: &[(ConnectionHandle, Option<String>)], what: impl Fn() -> Outgoing) {
+fn tell_all(hit: &[Connected], what: impl Fn() -> Outgoing) {
     for (connection, _) in hit {
         connection.tell(what());
     }
@@ -76,12 +76,18 @@ fn tell_all(hit: &[(ConnectionHandle, Option<String>)], what: impl Fn() -> Outgo
 
 /// Unlinks every device of a phone and tells those that are connected; returns how many.
 pub(crate) fn unlink(emulator: &Emulator, phone: &str) -> usize {
+    unlink_all(emulator, &FaultTarget::Phone(phone.to_owned()))
+}
+
+fn unlink_all(emulator: &Emulator, target: &FaultTarget) -> usize {
     let mut state = emulator.state();
-    let Some(account) = state.accounts.get(phone) else { return 0 };
-    let devices: Vec<_> =
-        account.devices.iter().map(|(number, device)| (account.key(*number), device.session.clone())).collect();
-    let count = devices.len();
-    for (key, session) in devices {
+    let linked = state.accounts.values().flat_map(|account| account.devices.iter().map(move |entry| (account, entry)));
+    let hit: Vec<_> = linked
+        .filter(|(account, (number, _))| target.hits(Some((account.phone(), **number))))
+        .map(|(account, (number, device))| (account.key(*number), device.session.clone()))
+        .collect();
+    let count = hit.len();
+    for (key, session) in hit {
         if relay::devices::unlink(&mut state, &key).is_err() {
             continue;
         }

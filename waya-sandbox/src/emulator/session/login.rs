@@ -7,6 +7,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::Client;
 use super::connections::replaced;
+use crate::emulator::faults::{Way, Whom};
 use crate::emulator::state::record::QueueEntry;
 use crate::emulator::state::{Session as Login, State};
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
@@ -22,11 +23,11 @@ pub(super) fn log_in(
     let phone = payload.username?.to_string();
     let device = u16::try_from(payload.device.unwrap_or(0)).ok()?;
     let rules = emulator.fault_rules();
-    if rules.refuses_connection(&phone) {
+    if rules.refuses_connection(Whom(&phone, Some(device))) {
         connection.tell(Outgoing::Cut);
         return None;
     }
-    if let Some(code) = rules.login_failure(&phone) {
+    if let Some(code) = rules.login_failure(Whom(&phone, Some(device))) {
         return refuse(connection, code);
     }
     let mut state = emulator.state();
@@ -40,7 +41,8 @@ pub(super) fn log_in(
         previous.connection.send_node(&replaced());
         previous.connection.tell(Outgoing::Close);
     }
-    emulator.connections().add(connection, Some(&phone));
+    emulator.connections().add(connection, Some((&phone, device)));
+    connection.found(Way::new(rules.clone(), &phone, device));
     connection.send_node(&success(&lid, device));
     drop(state);
     tracing::debug!(device, "logged in");

@@ -108,6 +108,13 @@ impl State {
         self.device_mut(&key.phone, u16::try_from(key.device).ok()?)
     }
 
+    /// Nobody is logged in any more.
+    pub(crate) fn forget_connections(&mut self) {
+        for device in self.accounts.values_mut().flat_map(|account| account.devices.values_mut()) {
+            device.session = None;
+        }
+    }
+
     /// Makes a queue entry with the next place in line.
     pub(crate) fn entry(&mut self, key: DeviceKey, class: &str, id: &str, from: String, stanza: Bytes) -> QueueEntry {
         self.last_sequence += 1;

@@ -195,6 +195,12 @@ async fn write_all(mut sink: Sink, mut receiver: mpsc::UnboundedReceiver<Outgoin
                         return;
                     }
                 }
+                Outgoing::Pause(pause) => {
+                    if !writer.flush(&mut sink).await {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
                 last => {
                     end = Some(last);
                     break;
@@ -207,8 +213,7 @@ async fn write_all(mut sink: Sink, mut receiver: mpsc::UnboundedReceiver<Outgoin
         if matches!(end, Some(Outgoing::CutMidFrame)) {
             writer.push_torn();
         }
-        let full = std::mem::take(&mut writer.buffer);
-        if !full.is_empty() && sink.send(WsMessage::Binary(full.into())).await.is_err() {
+        if !writer.flush(&mut sink).await {
             return;
         }
         match end {
@@ -235,6 +240,12 @@ impl Writer {
         };
         self.counter += 1;
         append_frame_into(&sealed, None, &mut self.buffer).is_ok()
+    }
+
+    /// Writes what was pushed; false if the socket is gone.
+    async fn flush(&mut self, sink: &mut Sink) -> bool {
+        let full = std::mem::take(&mut self.buffer);
+        full.is_empty() || sink.send(WsMessage::Binary(full.into())).await.is_ok()
     }
 
     /// Announces a frame and delivers half of it.
