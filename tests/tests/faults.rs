@@ -144,3 +144,47 @@ async fn logged_out_from_the_phone_keeps_the_queue() -> Result<()> {
     world.until_message(&id, |message| message["ack"] == "read").await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_sent_again_and_read_once() -> Result<()> {
+    let world = World::start()?;
+    // The key is asked for where there is no session yet.
+    for (kind, who) in [("garble", BUDI), ("stale-prekeys", SITI)] {
+        let fault = json!({"kind": kind, "target": who, "times": 1});
+        let (status, answer) = world.admin.post("/fault", &fault).await?;
+        ensure!(status.is_success() && answer["faults"][0]["times_left"] == 1, "{answer}");
+        let id = world.accept(who, kind).await?;
+        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
+        assert_eq!((&read["status"], &read["attempts"]), (&json!("sent"), &json!(1)), "{kind}");
+        let (_, left) = world.admin.get("/faults").await?;
+        assert_eq!(left["faults"], json!([]), "{kind} did not strike");
+        let rows = world.inbox(who).await?;
+        let heard: Vec<_> = rows.iter().map(|row| (&row["text"], &row["copies"])).collect();
+        assert_eq!(heard, [(&json!(kind), &json!(1))]);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whatsapp_starting_anew_in_the_middle_loses_and_doubles_nothing() -> Result<()> {
+    let world = World::start()?;
+    world.fault("ack-delay", &["60000"]).await?;
+    world.fault("no-receipts", &[]).await?;
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        ids.push(world.accept(if number % 2 == 0 { BUDI } else { SITI }, &number.to_string()).await?);
+    }
+    world.until_message(&ids[0], |message| message["status"] == "sending").await?;
+    let (status, answer) = world.admin.post("/fault", &json!({"kind": "restart"})).await?;
+    ensure!(status.is_success(), "{answer}");
+    world.no_faults().await?;
+    for id in &ids {
+        world.until_message(id, |message| message["ack"] == "read").await?;
+    }
+    for (who, texts) in [(BUDI, vec!["0", "2", "4"]), (SITI, vec!["1", "3"])] {
+        let rows = world.inbox(who).await?;
+        let heard: Vec<_> = rows.iter().filter_map(|row| row["text"].as_str()).collect();
+        assert_eq!(heard, texts);
+    }
+    Ok(())
+}

@@ -7,6 +7,7 @@ mod faults;
 mod history;
 mod inbound;
 mod linking;
+mod on_the_way;
 mod outgoing;
 mod passkey;
 mod presence;

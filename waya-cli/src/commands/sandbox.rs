@@ -148,7 +148,7 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
         SandboxCommand::Fault(FaultArgs { kind, args, who, times, seconds }) => {
             let request = FaultRequest { kind, arguments: args, who, times, seconds };
             let answer = daemon.fault(call(request)).await?.into_inner();
-            if output.json { output.json(&json::sandbox::Faults::from(answer))? } else { faults(&answer, output)? }
+            if output.json { output.json(&json::sandbox::FaultState::from(answer))? } else { faults(&answer, output)? }
         }
         SandboxCommand::Stats => {
             let answer = daemon.stats(call(StatsRequest {})).await?.into_inner();

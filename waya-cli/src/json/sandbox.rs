@@ -65,15 +65,15 @@ pub struct Changed {
 
 /// `POST /admin/fault`.
 #[derive(Debug, Clone, Serialize)]
-pub struct Faults {
+pub struct FaultState {
     success: bool,
-    faults: Vec<Fault>,
+    faults: Vec<ActiveFault>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kinds: Vec<Kind>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Fault {
+struct ActiveFault {
     fault: String,
     target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,9 +148,9 @@ impl Changed {
     }
 }
 
-impl From<v1::FaultResponse> for Faults {
+impl From<v1::FaultResponse> for FaultState {
     fn from(answer: v1::FaultResponse) -> Self {
-        let fault = |active: v1::ActiveFault| Fault {
+        let fault = |active: v1::ActiveFault| ActiveFault {
             fault: active.fault,
             target: active.target,
             times_left: active.times_left,
@@ -243,7 +243,7 @@ mod tests {
         let limited = v1::ActiveFault { times_left: Some(2), seconds_left: Some(9), ..fault("drop", "628:1") };
         let answer = v1::FaultResponse { active: vec![fault("ack-delay 200", "all"), limited], kinds: Vec::new() };
         assert_eq!(
-            serde_json::to_string(&Faults::from(answer)).unwrap(),
+            serde_json::to_string(&FaultState::from(answer)).unwrap(),
             r#"{"success":true,"faults":[{"fault":"ack-delay 200","target":"all"},{"fault":"drop","target":"628:1","times_left":2,"seconds_left":9}]}"#
         );
     }

@@ -113,12 +113,10 @@ fn garble(node: &mut Node) {
     for child in children.iter_mut().filter(|child| child.tag == "enc") {
         let opens_session = child.attrs.get("type").is_some_and(|kind| kind == "pkmsg");
         if let Some(NodeContent::Bytes(bytes)) = &mut child.content {
-            let mut broken = bytes.to_vec();
-            let end = if opens_session { end_of_inner(&broken) } else { Some(broken.len()) };
-            if let Some(last) = end.and_then(|end| broken.get_mut(end.checked_sub(1)?)) {
+            let end = if opens_session { end_of_inner(bytes) } else { Some(bytes.len()) };
+            if let Some(last) = end.and_then(|end| bytes.get_mut(end.checked_sub(1)?)) {
                 *last ^= 1;
             }
-            *bytes = broken.into();
         }
     }
 }
