@@ -4,11 +4,10 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use support::https::Https;
 use support::{Person, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +15,6 @@ use waya_sandbox::emulator::{EmulatorConfig, Fault, FaultTarget};
 use whatsapp_rust::anyhow;
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::download::MediaType;
-use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse};
 use whatsapp_rust::upload::{UploadOptions, UploadResponse};
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
@@ -24,45 +22,6 @@ use whatsapp_rust::waproto::whatsapp::message::ImageMessage;
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
-
-/// Loads through TLS, and trusts the emulator's authority alone.
-#[derive(Clone)]
-struct Https {
-    client: reqwest::Client,
-    uploaded: Arc<AtomicU64>,
-}
-
-impl Https {
-    fn new(world: &World) -> Self {
-        let pem = std::fs::read(world.emulator.media_authority()).unwrap();
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .https_only(true)
-            .tls_built_in_root_certs(false)
-            .add_root_certificate(reqwest::Certificate::from_pem(&pem).unwrap())
-            .build()
-            .unwrap();
-        Self { client, uploaded: Arc::default() }
-    }
-}
-
-#[async_trait]
-impl HttpClient for Https {
-    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
-        let method = request.method.parse()?;
-        let mut asked = self.client.request(method, &request.url);
-        for (name, value) in &request.headers {
-            asked = asked.header(name, value);
-        }
-        if let Some(body) = request.body {
-            self.uploaded.fetch_add(body.len() as u64, Ordering::SeqCst);
-            asked = asked.body(body);
-        }
-        let answer = asked.send().await?;
-        let status_code = answer.status().as_u16();
-        Ok(HttpResponse { status_code, body: answer.bytes().await?.to_vec() })
-    }
-}
 
 struct Scene {
     world: World,
@@ -74,7 +33,7 @@ impl Scene {
     async fn with(config: EmulatorConfig) -> Self {
         let world = World::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..config }).await;
         let http = Https::new(&world);
-        let ani = linked(&world, ANI, "Ani", &http).await;
+        let ani = world.link_with(ANI, "Ani", &http).await;
         Self { world, http, ani }
     }
 
@@ -85,13 +44,6 @@ impl Scene {
     fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.world.emulator.address())
     }
-}
-
-async fn linked(world: &World, phone: &str, name: &str, http: &Https) -> Person {
-    let mut person = Person::with_http(&world.emulator.whatsapp_url(), name, http.clone()).await;
-    person.scan(&world.emulator, Some(phone)).await;
-    person.connected().await;
-    person
 }
 
 fn picture(uploaded: &UploadResponse) -> ImageMessage {
@@ -119,7 +71,7 @@ async fn upload(person: &Person, content: Vec<u8>) -> anyhow::Result<UploadRespo
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_picture_reaches_the_other_side_through_tls() {
     let mut scene = Scene::start().await;
-    let mut budi = linked(&scene.world, BUDI, "Budi", &scene.http).await;
+    let mut budi = scene.world.link_with(BUDI, "Budi", &scene.http).await;
     let content = bytes(100_000);
     let uploaded = upload(&scene.ani, content.clone()).await.unwrap();
     let message = wa::Message { image_message: MessageField::some(picture(&uploaded)), ..Default::default() };
@@ -236,7 +188,7 @@ async fn media_faults_hit_uploads_and_downloads_until_they_are_off() {
         let error = upload(&scene.ani, bytes(10)).await.unwrap_err();
         assert!(format!("{error:#}").contains(&code.to_string()), "{error:#}");
     }
-    let budi = linked(&scene.world, BUDI, "Budi", &scene.http).await;
+    let budi = scene.world.link_with(BUDI, "Budi", &scene.http).await;
     budi.client.download(&picture(&uploaded)).await.unwrap();
     scene.world.emulator.clear_faults(&FaultTarget::Phone(ANI.into()));
     assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), bytes(100));

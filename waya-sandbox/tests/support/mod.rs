@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod https;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,6 +72,16 @@ impl World {
     /// A client linked to this phone by QR, connected.
     pub async fn link(&self, phone: &str, name: &str) -> Person {
         let mut person = Person::start(&self.emulator.whatsapp_url(), name).await;
+        person.scan(&self.emulator, Some(phone)).await;
+        person.connected().await;
+        person
+    }
+}
+
+impl World {
+    /// The same, with media.
+    pub async fn link_with(&self, phone: &str, name: &str, http: &https::Https) -> Person {
+        let mut person = Person::with_http(&self.emulator.whatsapp_url(), name, http.clone()).await;
         person.scan(&self.emulator, Some(phone)).await;
         person.connected().await;
         person

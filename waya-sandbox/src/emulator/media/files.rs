@@ -58,6 +58,13 @@ impl Files {
         fs::metadata(self.part(hash)).map_or(0, |metadata| metadata.len())
     }
 
+    /// Puts a whole file there.
+    pub(super) fn keep(&self, hash: &Hash, bytes: &[u8]) -> io::Result<()> {
+        let fresh = self.path(hash).with_extension(format!("part-{:016x}", rand::random::<u64>()));
+        fs::write(&fresh, bytes)?;
+        fs::rename(fresh, self.path(hash))
+    }
+
     /// Goes on with an upload at `offset`, up to which its bytes must be here.
     pub(super) fn receive(&self, hash: Hash, offset: u64) -> io::Result<Upload> {
         let alone = lock::mutex(&self.busy).insert(hash);

@@ -107,6 +107,12 @@ fn address(emulator: &Emulator, hash: &Hash) -> Uploaded {
     Uploaded { url: Some(url), direct_path: Some(direct_path), resume: None }
 }
 
+/// Keeps a file of the server's own, and says where it can be loaded from.
+pub(in crate::emulator) fn keep(emulator: &Emulator, hash: Hash, bytes: &[u8]) -> std::io::Result<String> {
+    emulator.media().files.keep(&hash, bytes)?;
+    Ok(address(emulator, &hash).direct_path.unwrap_or_default())
+}
+
 async fn receive(emulator: &Emulator, hash: Hash, offset: u64, body: Body) -> Response {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::InvalidInput => refused(StatusCode::BAD_REQUEST, error.to_string()),

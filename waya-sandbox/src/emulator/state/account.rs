@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PrivateKey};
 
+use super::app_state::Collection;
 use super::device::Device;
 use super::record::{AccountRecord, DeviceKey};
 use crate::emulator::config::EmulatorError;
@@ -26,6 +27,8 @@ pub(crate) struct Account {
     pub(crate) devices: BTreeMap<u16, Device>,
     /// Accounts that hold this one's device list.
     pub(crate) known_by: BTreeSet<String>,
+    /// What its devices share, by collection.
+    pub(crate) app_state: BTreeMap<String, Collection>,
 }
 
 impl fmt::Debug for Account {
@@ -71,6 +74,7 @@ impl Account {
             record,
             devices: BTreeMap::new(),
             known_by: BTreeSet::new(),
+            app_state: BTreeMap::new(),
         })
     }
 

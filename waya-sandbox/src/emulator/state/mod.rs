@@ -5,6 +5,7 @@
 //! that starting again is replaying the same changes.
 
 pub(crate) mod account;
+pub(crate) mod app_state;
 pub(crate) mod device;
 pub(crate) mod group;
 mod journal;

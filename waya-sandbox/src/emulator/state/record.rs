@@ -8,7 +8,7 @@ use bytes::Bytes;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
     /// What changed.
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub change: Option<Change>,
 }
 
@@ -51,6 +51,12 @@ pub enum Change {
     /// Somebody asked for an account's devices.
     #[prost(message, tag = "12")]
     Knows(KnowsRecord),
+    /// A device changed what its account's devices share.
+    #[prost(message, tag = "13")]
+    AppStatePatch(AppStatePatchRecord),
+    /// A collection of what they share (written when the journal is rewritten).
+    #[prost(message, tag = "14")]
+    AppState(AppStateRecord),
 }
 
 /// A device of an account.
@@ -306,4 +312,45 @@ impl From<Change> for Record {
     fn from(change: Change) -> Self {
         Self { change: Some(change) }
     }
+}
+
+/// A change of one app-state collection.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AppStatePatchRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(string, tag = "2")]
+    pub collection: String,
+    /// The collection's version after it.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// `SyncdPatch`.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub patch: Bytes,
+}
+
+/// An app-state collection as a whole.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AppStateRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(string, tag = "2")]
+    pub collection: String,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// `SyncdRecord`s.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub records: Vec<Bytes>,
+    /// The newest patch's word on all records together.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub snapshot_mac: Bytes,
+    /// Which key that was made with.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub key_id: Bytes,
+    /// The newest `SyncdPatch`es, up to `version`.
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    pub patches: Vec<Bytes>,
+    /// Not all records are known: some came in a file.
+    #[prost(bool, tag = "8")]
+    pub incomplete: bool,
 }

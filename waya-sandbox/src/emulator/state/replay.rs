@@ -3,6 +3,7 @@
 
 use super::State;
 use super::account::Account;
+use super::app_state::Collection;
 use super::device::Device;
 use super::group::Group;
 use super::record::{
@@ -46,6 +47,16 @@ impl State {
             Change::Knows(record) => {
                 if let Some(account) = self.accounts.get_mut(&record.phone) {
                     account.known_by.insert(record.watcher);
+                }
+            }
+            Change::AppStatePatch(record) => {
+                if let Some(account) = self.accounts.get_mut(&record.phone) {
+                    account.app_state.entry(record.collection.clone()).or_default().apply(record);
+                }
+            }
+            Change::AppState(record) => {
+                if let Some(account) = self.accounts.get_mut(&record.phone) {
+                    account.app_state.insert(record.collection.clone(), Collection::from_record(record));
                 }
             }
             Change::Counts(record) => {
@@ -102,6 +113,8 @@ impl State {
             changes.extend(account.known_by.iter().map(|watcher| {
                 Change::Knows(KnowsRecord { phone: account.phone().to_owned(), watcher: watcher.clone() })
             }));
+            let shared = account.app_state.iter();
+            changes.extend(shared.map(|(name, shared)| Change::AppState(shared.record(account.phone(), name))));
             account.devices.values().for_each(|device| snapshot_device(device, &mut changes));
         }
         changes.extend(self.groups.values().map(|group| Change::Group(group.record.clone())));
