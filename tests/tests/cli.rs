@@ -246,6 +246,51 @@ async fn followers_see_what_comes_and_end_with_the_daemon() -> Result<()> {
 }
 
 #[tokio::test]
+async fn people_send_files_answer_and_react_from_the_shell() -> Result<()> {
+    let world = World::start()?;
+    world.until_session("connected").await?;
+    let mut events = Follow::start(&world, &["events", "--after", "0", "--follow"])?;
+    let folder = tempfile::tempdir()?;
+    let picture = folder.path().join("foto.png");
+    std::fs::write(&picture, b"a picture")?;
+    let picture = picture.to_string_lossy();
+    assert_eq!(code(&world.waya(&["sandbox", "say", "Siti", "lihat", "--media", &picture])?), 0);
+    let said = events.until(|event| event["type"] == "message")?;
+    assert_eq!((&said["message"]["type"], &said["message"]["body"]), (&json!("image"), &json!("lihat")));
+
+    assert_eq!(code(&world.waya(&["send", SITI, "bagus"])?), 0);
+    events.until(|event| event["status"]["ack"] == "read")?;
+    let inbox: Value = serde_json::from_slice(&world.waya(&["--json", "sandbox", "inbox", "Siti"])?.stdout)?;
+    let id = inbox["messages"][0]["id"].as_str().context("no id")?.to_owned();
+    assert_eq!(code(&world.waya(&["sandbox", "say", "Siti", "👍", "--react", &id])?), 0);
+    let reaction = events.until(|event| event["message"]["type"] == "reaction")?;
+    assert_eq!(reaction["message"]["from"], format!("{SITI}@c.us"));
+    assert_eq!(code(&world.waya(&["sandbox", "say", "Siti", "terima kasih", "--quoted", &id])?), 0);
+    events.until(|event| event["message"]["body"] == "terima kasih")?;
+
+    let missing = world.waya(&["sandbox", "say", "Siti", "x", "--media", "/nowhere/foto.png"])?;
+    assert_eq!(code(&missing), 2);
+    assert!(stderr(&missing).contains("cannot read /nowhere/foto.png"), "{}", stderr(&missing));
+    Ok(())
+}
+
+#[tokio::test]
+async fn faults_are_named_and_limited_from_the_shell() -> Result<()> {
+    let world = World::start()?;
+    let limited =
+        world.waya(&["sandbox", "fault", "clock-skew", "-60", "--for", "me:1", "--times", "2", "--seconds", "60"])?;
+    assert_eq!(code(&limited), 0, "{}", stderr(&limited));
+    let shown = stdout(&limited);
+    assert!(shown.starts_with(&format!("clock-skew -60 for {OWN_PHONE}:1, 2 times more, ")), "{shown}");
+    let listed = stdout(&world.waya(&["sandbox", "fault", "list"])?);
+    assert!(listed.contains("ack-delay MS") && listed.contains("messages for the target arrive twice"), "{listed}");
+    let refused = world.waya(&["sandbox", "fault", "cut", "--times", "2"])?;
+    assert_eq!(code(&refused), 4);
+    assert!(stderr(&refused).contains("acts once"), "{}", stderr(&refused));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_login_shows_codes_until_the_phone_used_one() -> Result<()> {
     let world = World::start()?;
     world.until_session("connected").await?;

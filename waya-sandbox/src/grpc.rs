@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tonic::{Code, Request, Response, Status};
 use waya_proto::v1::sandbox_service_server::{SandboxService, SandboxServiceServer};
 use waya_proto::v1::{
@@ -10,8 +12,11 @@ use waya_proto::v1::{
     SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
 };
 use waya_proto::{ERROR_CODE, ERROR_FIELD};
-use waya_sandbox::control::{self, ControlError, SandboxControl};
+use waya_sandbox::control::{self, ControlError, SandboxControl, SayMedia};
 use waya_sandbox::people::inbox::InboxEntry;
+
+/// A file that a person sends comes in one piece.
+const MAX_SAID: usize = 64 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -21,7 +26,7 @@ pub struct Grpc(Arc<dyn SandboxControl>);
 impl Grpc {
     /// The service as the daemon takes it.
     pub fn server(control: Arc<dyn SandboxControl>) -> SandboxServiceServer<Self> {
-        SandboxServiceServer::new(Self(control))
+        SandboxServiceServer::new(Self(control)).max_decoding_message_size(MAX_SAID)
     }
 }
 
@@ -40,8 +45,14 @@ impl SandboxService for Grpc {
     }
 
     async fn say(&self, request: Request<SayRequest>) -> Answer<SayResponse> {
-        let SayRequest { who, text, group } = request.into_inner();
-        let request = control::SayRequest { from: who, text, group, to: None };
+        let SayRequest { who, text, group, media, quoted, react } = request.into_inner();
+        let media = media.map(|media| SayMedia {
+            data: STANDARD.encode(media.content),
+            mimetype: media.mimetype,
+            filename: media.filename,
+            voice: media.voice,
+        });
+        let request = control::SayRequest { from: who, text, group, to: None, media, quoted, react };
         let said = self.0.say(request).await.map_err(refused)?;
         Ok(Response::new(SayResponse { id: said.id }))
     }

@@ -109,7 +109,8 @@ async fn a_sandbox_in_another_process_takes_the_same_commands() {
     let local = sandbox.control();
     let remote = Remote::new(&sandbox.whatsapp_url()).unwrap();
     assert_eq!(remote.people().await.unwrap(), local.people().await.unwrap());
-    let request = SayRequest { from: "Budi".into(), text: "Halo".into(), group: None, to: Some("Siti".into()) };
+    let request =
+        SayRequest { from: "Budi".into(), text: "Halo".into(), to: Some("Siti".into()), ..Default::default() };
     remote.say(request).await.unwrap();
     inbox_once(&sandbox, "Siti", |inbox| !inbox.is_empty() && all_read(inbox)).await;
     assert_eq!(remote.inbox("siti").await.unwrap(), local.inbox("siti").await.unwrap());

@@ -80,7 +80,7 @@ async fn who_was_offline_gets_everything_once_on_coming_back() {
         say(&control, "Budi", "Siti", &format!("pesan {number}")).await;
     }
     let refused = control
-        .say(SayRequest { from: "Siti".into(), text: "Halo".into(), group: None, to: Some("Budi".into()) })
+        .say(SayRequest { from: "Siti".into(), text: "Halo".into(), to: Some("Budi".into()), ..Default::default() })
         .await
         .unwrap_err();
     assert_eq!((refused.code(), refused.status()), ("person_offline", 409), "{refused}");
@@ -157,6 +157,7 @@ async fn what_cannot_be_done_is_refused_with_the_way_out() {
             text: text.into(),
             group: group.map(str::to_owned),
             to: to.map(str::to_owned),
+            ..Default::default()
         })
     };
     assert_eq!(say(None, None, "").await.unwrap_err().code(), "nothing_to_send");

@@ -81,7 +81,8 @@ async fn killed_while_people_talk_every_message_shows_once() {
         let served = serve(folder.path()).await;
         let text = |number: usize| format!("{round}-{number}");
         for number in 0..4 {
-            let request = SayRequest { from: "Budi".into(), text: text(number), group: None, to: Some("Siti".into()) };
+            let request =
+                SayRequest { from: "Budi".into(), text: text(number), to: Some("Siti".into()), ..Default::default() };
             said.push(served.control.say(request).await.unwrap().id);
         }
         end(served, "-KILL").await;

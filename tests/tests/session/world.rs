@@ -205,7 +205,8 @@ impl World {
     /// Lets a person write to the own account, or into the group.
     pub async fn say(&self, who: usize, text: &str, group: Option<&str>) -> String {
         let from = self.phone(who);
-        let request = SayRequest { from, text: text.to_owned(), group: group.map(str::to_owned), to: None };
+        let request =
+            SayRequest { from, text: text.to_owned(), group: group.map(str::to_owned), ..SayRequest::default() };
         self.sandbox.control().say(request).await.unwrap().id
     }
 

@@ -1,12 +1,13 @@
 //! `waya sandbox`: plays the other side on a waya-sandbox daemon; a plain one refuses.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use waya_proto::v1::sandbox_service_client::SandboxServiceClient;
 use waya_proto::v1::{
     ActiveFault, AutoReadRequest, FaultRequest, FaultResponse, InboxRequest, InboxResponse, OnlineRequest,
-    PeopleRequest, PeopleResponse, PersonRequest, PersonResponse, PhoneRequest, SayRequest, StatsRequest,
+    PeopleRequest, PeopleResponse, PersonRequest, PersonResponse, PhoneRequest, SayMedia, SayRequest, StatsRequest,
 };
 
 use super::{Context, call, text};
@@ -62,6 +63,21 @@ pub struct SayArgs {
     /// In this group: its id or its subject
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// A file to send; the text is its caption, and may be left out
+    #[arg(long, value_name = "FILE")]
+    media: Option<PathBuf>,
+    /// What the file is [default: by its name]
+    #[arg(long, value_name = "TYPE", requires = "media")]
+    mimetype: Option<String>,
+    /// The file is a voice note
+    #[arg(long, requires = "media")]
+    voice: bool,
+    /// Answers this message of the person's inbox
+    #[arg(long, value_name = "ID", conflicts_with = "group")]
+    quoted: Option<String>,
+    /// Reacts to this message of the person's inbox; the text is the emoji, an empty one takes the reaction back
+    #[arg(long, value_name = "ID", conflicts_with_all = ["group", "media", "quoted"])]
+    react: Option<String>,
 }
 
 /// Which person.
@@ -114,9 +130,8 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
             let answer = daemon.people(call(PeopleRequest {})).await?.into_inner();
             if output.json { output.json(&json::sandbox::People::from(answer))? } else { people(&answer, output)? }
         }
-        SandboxCommand::Say(SayArgs { who, text, group, .. }) => {
-            let request = SayRequest { who, text: text.unwrap_or_default(), group };
-            let answer = daemon.say(call(request)).await?.into_inner();
+        SandboxCommand::Say(args) => {
+            let answer = daemon.say(call(args.request()?)).await?.into_inner();
             if output.json {
                 output.json(&json::sandbox::Said::from(answer))?;
             } else {
@@ -172,9 +187,45 @@ impl SayArgs {
     /// With its text, from wherever it comes.
     fn checked(mut self) -> Result<Self, CliError> {
         text::no_stray(&self.rest, &format!("waya sandbox say {}", printable(&self.who)), self.text.as_deref())?;
-        self.text = Some(text::resolve(self.text.take())?);
+        if self.text.is_some() || self.media.is_none() {
+            self.text = Some(text::resolve(self.text.take())?);
+        }
         Ok(self)
     }
+
+    fn request(self) -> Result<SayRequest, CliError> {
+        let media = self.media.map(|path| media(&path, self.mimetype, self.voice)).transpose()?;
+        let Self { who, text, group, quoted, react, .. } = self;
+        Ok(SayRequest { who, text: text.unwrap_or_default(), group, media, quoted, react })
+    }
+}
+
+fn media(path: &Path, mimetype: Option<String>, voice: bool) -> Result<SayMedia, CliError> {
+    let content = std::fs::read(path).map_err(|error| {
+        let message = format!("cannot read {}: {error}", printable(&path.to_string_lossy()));
+        CliError::usage(message, "give the path of a file")
+    })?;
+    let filename = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let known = path.extension().and_then(|extension| mimetype_of(&extension.to_string_lossy().to_lowercase()));
+    Ok(SayMedia { content, mimetype: mimetype.or(known.map(str::to_owned)), filename, voice })
+}
+
+/// The usual ones; everything else is a document, whatever it is called.
+fn mimetype_of(extension: &str) -> Option<&'static str> {
+    Some(match extension {
+        "jpg" | "jpeg" => "image/jpeg",
+        "png" => "image/png",
+        "gif" => "image/gif",
+        "webp" => "image/webp",
+        "mp4" => "video/mp4",
+        "3gp" => "video/3gpp",
+        "mp3" => "audio/mpeg",
+        "m4a" => "audio/mp4",
+        "ogg" | "opus" => "audio/ogg; codecs=opus",
+        "pdf" => "application/pdf",
+        "txt" => "text/plain",
+        _ => return None,
+    })
 }
 
 fn people(answer: &PeopleResponse, output: &mut Output) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN};
 use axum::middleware::{self, Next};
@@ -22,6 +22,9 @@ use serde_json::{Value, json};
 use crate::control::{ControlError, FaultRequest, InboxList, PeopleList, SandboxControl, SayRequest};
 use error::{AdminError, no_such_method, no_such_path, parse};
 
+/// A file that a person sends comes in base64.
+const MAX_SAID: usize = 96 << 20;
+
 type Control = State<Arc<dyn SandboxControl>>;
 type Answer<T> = Result<Json<T>, AdminError>;
 
@@ -30,7 +33,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
     Router::new()
         .route("/admin/people", get(people))
         .route("/admin/inbox/{who}", get(inbox))
-        .route("/admin/say", post(say))
+        .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
         .route("/admin/read", post(read))
         .route("/admin/autoread", post(autoread))
         .route("/admin/offline", post(offline))

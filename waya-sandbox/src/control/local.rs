@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use whatsapp_rust::prelude::Jid;
 
 use super::{
     ControlError, FaultList, FaultRequest, FaultView, GroupView, InboxList, Linked, PeopleList, PersonView, ReadDone,
-    Said, SandboxControl, SayRequest,
+    Said, SandboxControl, SayMedia, SayRequest,
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
+use crate::people::inbox::Received;
 use crate::people::roster::{OWN_NAME, OWN_PHONE, digits};
+use crate::people::speech::{File, Speech};
 use crate::people::{People, Person};
 
 /// Emulator and people at hand.
@@ -144,6 +148,33 @@ impl Local {
     }
 }
 
+/// A message in the person's inbox.
+fn received(person: &Person, field: &'static str, id: Option<&str>) -> Result<Option<Received>, ControlError> {
+    let Some(id) = id else { return Ok(None) };
+    let problem = || format!("{} has received no message {id:?}: take an id of their inbox", person.profile().name);
+    person.inbox().find(id).map(Some).ok_or_else(|| ControlError::Invalid { field, problem: problem() })
+}
+
+/// An answer goes to where the message was.
+fn where_it_was(received: &Received, request: &SayRequest) -> Result<(Jid, String), ControlError> {
+    if request.group.is_some() || request.to.is_some() {
+        let problem = "an answer goes to where the message was: leave out group and to".to_owned();
+        return Err(ControlError::Invalid { field: "to", problem });
+    }
+    let jid = received.address.chat.parse();
+    let jid =
+        jid.map_err(|_| ControlError::Invalid { field: "quoted", problem: "that chat has no address".to_owned() });
+    Ok((jid?, received.chat.clone()))
+}
+
+fn file(media: SayMedia) -> Result<File, ControlError> {
+    let content = STANDARD
+        .decode(media.data.trim())
+        .map_err(|error| ControlError::Invalid { field: "media", problem: format!("data is not base64 ({error})") })?;
+    let mimetype = media.mimetype.unwrap_or_else(|| "application/octet-stream".to_owned());
+    Ok(File { content, mimetype, name: media.filename, voice: media.voice })
+}
+
 #[async_trait]
 impl SandboxControl for Local {
     async fn people(&self) -> Result<PeopleList, ControlError> {
@@ -159,11 +190,19 @@ impl SandboxControl for Local {
 
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError> {
         let speaker = self.person(&request.from)?;
-        if request.text.is_empty() {
+        let (answers, reacts_to) = (
+            received(speaker, "quoted", request.quoted.as_deref())?,
+            received(speaker, "react", request.react.as_deref())?,
+        );
+        let (jid, chat) = match answers.as_ref().or(reacts_to.as_ref()) {
+            Some(received) => where_it_was(received, &request)?,
+            None => self.destination(speaker, &request)?,
+        };
+        let file = request.media.map(file).transpose()?;
+        if request.text.is_empty() && file.is_none() && reacts_to.is_none() {
             return Err(ControlError::NothingToSay);
         }
-        let (jid, chat) = self.destination(speaker, &request)?;
-        let id = speaker.say(jid, &request.text).await?;
+        let id = speaker.say(jid, Speech { text: request.text, file, answers, reacts_to }).await?;
         Ok(Said { id, chat })
     }
 

@@ -14,7 +14,7 @@ pub use local::Local;
 pub use remote::Remote;
 pub use types::{
     FaultList, FaultRequest, FaultView, GroupView, InboxList, KindView, Linked, PeopleList, PersonView, ReadDone, Said,
-    SayRequest, Word, Words,
+    SayMedia, SayRequest, Word, Words,
 };
 
 use crate::emulator::ScanError;
@@ -27,7 +27,7 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn people(&self) -> Result<PeopleList, ControlError>;
     /// What a person received.
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError>;
-    /// Lets a person send a text.
+    /// Lets a person send something.
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError>;
     /// Lets a person read everything unread.
     async fn read(&self, who: &str) -> Result<ReadDone, ControlError>;

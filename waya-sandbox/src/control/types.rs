@@ -55,13 +55,15 @@ pub struct InboxList {
     pub messages: Vec<InboxEntry>,
 }
 
-/// A text for a person to send. With neither `group` nor `to` it goes to the own account.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Something for a person to send. With neither `group` nor `to` it goes to the own account, or to where the message
+/// was that it answers or reacts to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SayRequest {
     /// Who speaks: a name or a number.
     #[serde(alias = "who")]
     pub from: String,
-    /// The text, sent byte for byte.
+    /// The text, sent byte for byte; with a file its caption, with `react` the emoji.
+    #[serde(default)]
     pub text: String,
     /// A group's id or subject.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +71,32 @@ pub struct SayRequest {
     /// Another person's name or number, `me`, or any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// A file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<SayMedia>,
+    /// The id of a message in the person's inbox that this one answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoted: Option<String>,
+    /// The id of a message in the person's inbox that this one reacts to; an empty text takes the reaction back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub react: Option<String>,
+}
+
+/// A file for a person to send.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SayMedia {
+    /// Its bytes in base64.
+    pub data: String,
+    /// MIME type; `image/…`, `video/…` and `audio/…` are shown as such, `image/webp` is a sticker, everything else a
+    /// document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mimetype: Option<String>,
+    /// Name, shown of documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Sound is a voice note.
+    #[serde(default)]
+    pub voice: bool,
 }
 
 /// A text that is on its way.

@@ -32,6 +32,13 @@ pub struct Received {
     pub stanza: Stanza,
 }
 
+impl Received {
+    /// The sender's JID as it stood on the wire.
+    pub fn sender(&self) -> &str {
+        self.address.participant.as_ref().unwrap_or(&self.address.chat)
+    }
+}
+
 /// The addresses a receipt needs, as they stood on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Address {
@@ -223,6 +230,11 @@ impl Inbox {
     pub fn entries(&self) -> Vec<InboxEntry> {
         let state = self.lock();
         state.rows.iter().enumerate().map(|(place, row)| state.show(place, row)).collect()
+    }
+
+    /// The message of this id, the newest where several people chose the same.
+    pub fn find(&self, id: &str) -> Option<Received> {
+        self.lock().rows.iter().rev().find(|row| row.received.id == id).map(|row| row.received.clone())
     }
 
     /// Ticks at every change of a row or of the autoread switch.

@@ -21,7 +21,7 @@ use super::acks::Acks;
 use super::dial::Dial;
 use super::events::{Ear, End, Reaction};
 use super::hook::InboxHook;
-use super::http::NoHttp;
+use super::http::EmulatorHttp;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::reader::Reader;
@@ -155,7 +155,7 @@ impl Link {
         let bot = Bot::builder()
             .with_backend_arc(keys)
             .with_transport_factory(transport)
-            .with_http_client(NoHttp)
+            .with_http_client(EmulatorHttp::new(self.emulator.address())?)
             .with_version(VERSION)
             .with_push_name(&self.profile.name)
             .with_wanted_pre_key_count(PRE_KEYS)

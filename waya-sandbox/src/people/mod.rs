@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`roster`] (names and numbers), [`content`] (what a message says), `journal`
 //! and [`inbox`] (what arrived), `hook` (from the client into the inbox), `reader` (receipts back),
-//! `events`, `link` (the connection), [`person`].
+//! `events`, `link` (the connection), [`speech`] (what is said), [`person`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ mod link;
 pub mod person;
 mod reader;
 pub mod roster;
+pub mod speech;
 
 pub use journal::JournalError;
 pub use person::Person;
@@ -64,6 +65,9 @@ pub enum PeopleError {
     /// The client could not be built.
     #[error("cannot build the client of a person: {0}")]
     Client(#[from] BotBuilderError),
+    /// The HTTP client could not be built.
+    #[error("cannot build the HTTP client of a person: {0}")]
+    Http(#[from] reqwest::Error),
     /// The person was taken offline.
     #[error("{0} is offline: bring them online first")]
     Offline(String),

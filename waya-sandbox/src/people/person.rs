@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use whatsapp_rust::prelude::{Client, Jid, MessageBuilderExt, SendOptions, wa};
+use whatsapp_rust::prelude::{Client, Jid, SendOptions, wa};
 
 use super::PeopleError;
 use super::acks::Acks;
@@ -16,6 +16,7 @@ use super::keys::Keys;
 use super::link::{Link, LinkState};
 use super::reader::Reader;
 use super::roster::Profile;
+use super::speech::Speech;
 use crate::emulator::Emulator;
 
 /// How long a request waits for the person's connection to come (back) up.
@@ -98,12 +99,13 @@ impl Person {
         timeout(CONNECT_TIMEOUT, offline).await.map(drop).map_err(|_| self.stuck())
     }
 
-    /// Sends a text and returns its message id once the server has taken it. A connection that ends
+    /// Sends something and returns its message id once the server has taken it. A connection that ends
     /// before that makes the person send it again under the same id. When the server stays silent
-    /// on a standing connection, the text counts as said after three seconds.
-    pub async fn say(&self, to: Jid, text: &str) -> Result<String, PeopleError> {
-        let id = self.client().await?.generate_message_id();
-        let message = wa::Message::text(text);
+    /// on a standing connection, it counts as said after three seconds.
+    pub async fn say(&self, to: Jid, speech: Speech) -> Result<String, PeopleError> {
+        let client = self.client().await?;
+        let id = client.generate_message_id();
+        let message = timeout(CONNECT_TIMEOUT, speech.message(&client)).await.map_err(|_| self.stuck())??;
         let said = timeout(CONNECT_TIMEOUT, async {
             loop {
                 let client = self.client().await?;

@@ -33,7 +33,7 @@ pub async fn say(control: &Local, from: &str, to: &str, text: &str) -> String {
         Some(group) => (Some(group.to_owned()), None),
         None => (None, Some(to.to_owned())),
     };
-    let request = SayRequest { from: from.to_owned(), text: text.to_owned(), group, to };
+    let request = SayRequest { from: from.to_owned(), text: text.to_owned(), group, to, ..SayRequest::default() };
     control.say(request).await.unwrap().id
 }
 

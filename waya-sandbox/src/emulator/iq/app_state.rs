@@ -29,13 +29,11 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
         if !COLLECTIONS.contains(&name.as_str()) {
             return Some(failed(&name, 0, 400, "bad-request"));
         }
-        Some(match asked.get_optional_child("patch") {
-            Some(patch) => take(request, &name, version, patch.content_bytes().unwrap_or_default()),
-            None => {
-                let whole = text_attr(asked, "return_snapshot").as_deref() == Some("true");
-                show(request, &name, version, whole)
-            }
-        })
+        if let Some(patch) = asked.get_optional_child("patch") {
+            return Some(take(request, &name, version, patch.content_bytes().unwrap_or_default()));
+        }
+        let whole = text_attr(asked, "return_snapshot").as_deref() == Some("true");
+        Some(show(request, &name, version, whole))
     });
     Answer::With(NodeBuilder::new("sync").children(collections).build())
 }
