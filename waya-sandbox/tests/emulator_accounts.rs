@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use support::https::Https;
 use support::{Person, World};
 use waya_sandbox::emulator::EmulatorConfig;
 use whatsapp_rust::wacore::iq::privacy::{PrivacyCategory, PrivacyValue};
@@ -107,4 +108,64 @@ async fn what_somebody_says_about_himself_is_told_and_kept() {
     budi.connected().await;
     let known = budi.client.contacts().get_user_info(&[Jid::pn(ANI)]).await.unwrap();
     assert_eq!(known[&Jid::pn(ANI)].status.as_deref(), Some("Busy"));
+}
+
+/// The next change of a picture: whose, and whether it is gone.
+async fn pictured(person: &mut Person) -> (String, bool) {
+    person
+        .wait("another picture", |event| match event {
+            Event::PictureUpdate(update) => Some((update.jid.to_string(), update.removed)),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_picture_is_shown_to_whom_it_may_be_and_everybody_hears_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EmulatorConfig {
+        data_dir: Some(folder.path().to_owned()),
+        first_stanza_grace: Duration::ZERO,
+        ..Default::default()
+    };
+    let world = World::with(config).await;
+    let address = world.emulator.address();
+    let (ani, mut budi) = two(&world).await;
+    budi.say(ANI, "hello").await;
+    let ani_jid = Jid::pn(ANI);
+    assert!(budi.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap().is_none());
+
+    let jpeg = [&[0xff, 0xd8, 0xff, 0xe0][..], &[7; 5_000]].concat();
+    let set = ani.client.profile().set_profile_picture(jpeg.clone()).await.unwrap();
+    assert_eq!(pictured(&mut budi).await, (ani_jid.to_string(), false));
+    let shown = budi.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap().unwrap();
+    assert_eq!(shown.id, set.id);
+    let loaded = Https::new(&world).client.get(&shown.url).send().await.unwrap();
+    assert_eq!(loaded.headers()["content-type"], "image/jpeg");
+    assert_eq!(loaded.bytes().await.unwrap(), jpeg);
+    assert!(ani.client.profile().set_profile_picture(b"GIF89a".to_vec()).await.is_err(), "no JPEG");
+
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    let group: Jid = group.jid.parse().unwrap();
+    ani.client.groups().set_profile_picture(&group, jpeg).await.unwrap();
+    assert_eq!(pictured(&mut budi).await, (group.to_string(), false));
+    assert!(budi.client.contacts().get_profile_picture(&group, true).await.unwrap().is_some());
+
+    ani.client.set_privacy_setting(PrivacyCategory::Profile, PrivacyValue::None).await.unwrap();
+    assert!(!matches!(budi.client.contacts().get_profile_picture(&ani_jid, false).await, Ok(Some(_))));
+    let own = ani.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap();
+    assert!(own.is_some(), "one sees oneself");
+    ani.client.set_privacy_setting(PrivacyCategory::Profile, PrivacyValue::All).await.unwrap();
+    let keys = (ani.leave().await, budi.leave().await);
+    world.stop().await;
+
+    let world = World::in_folder(folder.path(), Some(address)).await;
+    let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys.1).await;
+    budi.connected().await;
+    assert!(budi.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap().is_some());
+    let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", keys.0).await;
+    ani.connected().await;
+    ani.client.profile().remove_profile_picture().await.unwrap();
+    assert_eq!(pictured(&mut budi).await, (ani_jid.to_string(), true));
+    assert!(budi.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap().is_none());
 }

@@ -13,7 +13,6 @@ pub(super) fn answer(namespace: &str, request: &Request<'_>) -> Answer {
     match namespace {
         "abt" => Answer::With(settings()),
         "w:m" => Answer::With(media::hosts(&request.session.emulator, request.phone)),
-        "w:profile:picture" if !request.is_set() => Answer::Refused(404, "item-not-found"),
         _ => Answer::Done,
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod groups;
 mod md;
 mod mex;
 mod misc;
+mod picture;
 mod privacy;
 mod usync;
 
@@ -97,6 +98,7 @@ pub(crate) fn handle(session: &Session, node: &NodeRef<'_>) {
         "privacy" => privacy::answer(&request),
         "blocklist" => blocklist::answer(&request),
         "status" => about::answer(&request),
+        "w:profile:picture" => picture::answer(&request),
         "w:mex" => mex::answer(&request),
         "passive" => {
             request.answer(Answer::Done);

@@ -97,12 +97,21 @@ fn standing(emulator: &Emulator, hash: &Hash) -> Uploaded {
     Uploaded { resume: Some(emulator.media().files.received(hash).to_string()), ..Uploaded::default() }
 }
 
-/// Where a file can be loaded from, from now on.
+/// Where an encrypted file can be loaded from, from now on.
 fn address(emulator: &Emulator, hash: &Hash) -> Uploaded {
+    named(emulator, &format!("{}.enc", URL_SAFE_NO_PAD.encode(hash)))
+}
+
+/// Where a picture of the server's own can be loaded from, from now on: URL and path.
+pub(in crate::emulator) fn picture_address(emulator: &Emulator, hash: &Hash) -> (String, String) {
+    let address = named(emulator, &format!("{}.jpg", URL_SAFE_NO_PAD.encode(hash)));
+    (address.url.unwrap_or_default(), address.direct_path.unwrap_or_default())
+}
+
+fn named(emulator: &Emulator, name: &str) -> Uploaded {
     let media = emulator.media();
-    let name = format!("{}.enc", URL_SAFE_NO_PAD.encode(hash));
     let until = now().saturating_add(i64::try_from(media.lifetime.as_secs()).unwrap_or(i64::MAX));
-    let direct_path = format!("{BUCKET}/{name}?{}", media.signer.query(&name, until));
+    let direct_path = format!("{BUCKET}/{name}?{}", media.signer.query(name, until));
     let url = format!("https://{}{direct_path}&mms3=true", emulator.address());
     Uploaded { url: Some(url), direct_path: Some(direct_path), resume: None }
 }
@@ -164,7 +173,12 @@ async fn download(
         Err(BadAddress::Forged) => return refused(StatusCode::FORBIDDEN, "URL signature mismatch"),
         Err(BadAddress::Expired) => return refused(StatusCode::GONE, "URL signature expired"),
     }
-    let hash = name.strip_suffix(".enc").and_then(|name| NAME.decode(name).ok());
+    let (name, content_type) = match name.rsplit_once('.') {
+        Some((name, "enc")) => (name, "application/octet-stream"),
+        Some((name, "jpg")) => (name, "image/jpeg"),
+        _ => ("", ""),
+    };
+    let hash = NAME.decode(name).ok();
     let Some(hash) = hash.and_then(|bytes| Hash::try_from(bytes).ok()) else {
         return refused(StatusCode::NOT_FOUND, "there is no such file");
     };
@@ -174,7 +188,7 @@ async fn download(
         Err(error) => return refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
     let headers = served.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(HeaderName::from_static("access-control-allow-origin"), HeaderValue::from_static("*"));
     served
 }

@@ -5,8 +5,8 @@ use whatsapp_rust::wacore_binary::{Jid, Node};
 
 use super::queue_for;
 use crate::emulator::now;
-use crate::emulator::state::record::{AccountRecord, Change};
-use crate::emulator::state::{NotWritten, State};
+use crate::emulator::state::record::{AccountRecord, Change, DeviceKey, Picture};
+use crate::emulator::state::{Account, NotWritten, State};
 
 /// Keeps a changed account. Its devices but the one that made the change are told.
 pub(crate) fn change(state: &mut State, record: AccountRecord, by: u16, what: Node) -> Result<(), NotWritten> {
@@ -30,12 +30,7 @@ pub(crate) fn change_about(state: &mut State, record: AccountRecord) -> Result<(
     let (phone, about) = (record.phone.clone(), record.about.clone().unwrap_or_default());
     state.commit(Change::Account(record))?;
     let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
-    let hearers = account.known_by.iter().filter(|_| account.shows("status")).chain([&phone]);
-    let keys = hearers
-        .filter(|hearer| !account.blocks(hearer))
-        .filter_map(|hearer| state.accounts.get(hearer))
-        .flat_map(|hearer| hearer.devices.keys().map(|device| hearer.key(*device)))
-        .collect();
+    let keys = hearers(state, account, "status");
     let stanza = NodeBuilder::new("notification")
         .attr("from", Jid::pn(phone.as_str()))
         .attr("type", "status")
@@ -46,4 +41,41 @@ pub(crate) fn change_about(state: &mut State, record: AccountRecord) -> Result<(
         .build();
     queue_for(state, keys, "notification", &stanza);
     Ok(())
+}
+
+/// Keeps an account whose owner shows another picture of himself, or none, and tells everybody who knows it.
+pub(crate) fn change_picture(state: &mut State, record: AccountRecord) -> Result<(), NotWritten> {
+    let (phone, picture) = (record.phone.clone(), record.picture.clone());
+    state.commit(Change::Account(record))?;
+    let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
+    let keys = hearers(state, account, "profile");
+    let owner = Jid::pn(phone.as_str());
+    queue_for(state, keys, "notification", &pictured(&owner, &owner, picture.as_ref()));
+    Ok(())
+}
+
+/// What is told of a picture that was changed or taken away.
+pub(crate) fn pictured(whose: &Jid, author: &Jid, picture: Option<&Picture>) -> Node {
+    let what = match picture {
+        Some(picture) => NodeBuilder::new("set").attr("id", picture.id.as_str()),
+        None => NodeBuilder::new("delete"),
+    };
+    NodeBuilder::new("notification")
+        .attr("from", whose)
+        .attr("type", "picture")
+        .attr("id", format!("picture-{:016x}", rand::random::<u64>()))
+        .attr("t", now())
+        .children([what.attr("jid", whose).attr("author", author).build()])
+        .build()
+}
+
+/// The devices of everybody who knows an account and may see this of it, and its own.
+fn hearers(state: &State, account: &Account, category: &str) -> Vec<DeviceKey> {
+    let phone = account.phone().to_owned();
+    let hearers = account.known_by.iter().filter(|_| account.shows(category)).chain([&phone]);
+    hearers
+        .filter(|hearer| !account.blocks(hearer))
+        .filter_map(|hearer| state.accounts.get(hearer))
+        .flat_map(|hearer| hearer.devices.keys().map(|device| hearer.key(*device)))
+        .collect()
 }

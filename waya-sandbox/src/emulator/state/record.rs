@@ -105,6 +105,19 @@ pub struct AccountRecord {
     /// Privacy settings that differ from `all`, by category.
     #[prost(btree_map = "string, string", tag = "15")]
     pub privacy: std::collections::BTreeMap<String, String>,
+    #[prost(message, optional, tag = "16")]
+    pub picture: Option<Picture>,
+}
+
+/// A picture of somebody or of a group.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Picture {
+    /// Changes with the picture.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// SHA-256 of its file.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub hash: Bytes,
 }
 
 /// What somebody says about himself.
@@ -220,6 +233,8 @@ pub struct GroupRecord {
     /// Changes so far.
     #[prost(uint64, tag = "17")]
     pub version: u64,
+    #[prost(message, optional, tag = "18")]
+    pub picture: Option<Picture>,
 }
 
 /// Who did something, and when (seconds).

@@ -5,6 +5,7 @@ mod show;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
+use super::account::pictured;
 use super::fanout::mode;
 use super::{Namespace, queue_for};
 use crate::emulator::state::record::{Change, DeviceKey, GroupRecord};
@@ -93,11 +94,7 @@ pub(crate) fn keep(state: &mut State, group: &Group) -> bool {
 
 /// Tells every device of these accounts.
 pub(crate) fn notify(state: &mut State, group: &Group, (actor, hearers): (&str, &[String]), what: Node, pn_only: bool) {
-    let keys: Vec<DeviceKey> = hearers
-        .iter()
-        .filter_map(|hearer| state.accounts.get(hearer))
-        .flat_map(|account| account.devices.keys().map(|number| account.key(*number)))
-        .collect();
+    let keys = devices(state, hearers);
     let mut stanza = NodeBuilder::new("notification")
         .attr("from", Jid::group(group.record.id.as_str()))
         .attr("type", "w:gp2")
@@ -111,4 +108,25 @@ pub(crate) fn notify(state: &mut State, group: &Group, (actor, hearers): (&str, 
         }
     }
     queue_for(state, keys, "notification", &stanza.children([what]).build());
+}
+
+/// Every device of these accounts.
+fn devices(state: &State, accounts: &[String]) -> Vec<DeviceKey> {
+    accounts
+        .iter()
+        .filter_map(|phone| state.accounts.get(phone))
+        .flat_map(|account| account.devices.keys().map(|number| account.key(*number)))
+        .collect()
+}
+
+/// Keeps a group whose picture was changed, and tells its members. False when that could not be kept.
+pub(crate) fn change_picture(state: &mut State, group: &Group, actor: &str, pn_only: bool) -> bool {
+    let Some(author) = state.accounts.get(actor).map(|actor| namespace(pn_only).user(actor)) else { return false };
+    let told = pictured(&Jid::group(group.record.id.as_str()), &author, group.record.picture.as_ref());
+    if !keep(state, group) {
+        return false;
+    }
+    let keys = devices(state, &group.record.members);
+    queue_for(state, keys, "notification", &told);
+    true
 }
