@@ -97,6 +97,32 @@ async fn a_handset_that_is_on_confirms_what_reaches_it() {
     assert!(!world.emulator.set_handset_online("620000000", true));
 }
 
+/// The client asks for its pages; what comes meanwhile waits behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_absence_is_caught_up_in_order_also_with_what_comes_meanwhile() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    let hello = ani.say(BUDI, "hello").await;
+    budi.text().await;
+    ani.receipt(&hello).await;
+    let keys = budi.leave().await;
+    let mut ids = Vec::new();
+    for number in 0..700 {
+        ids.push(ani.say(BUDI, &format!("number {number}")).await);
+    }
+    until("the acks", || world.emulator.stats().acked == 701).await;
+    let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys).await;
+    let mut got = budi.texts(1).await;
+    for number in 700..720 {
+        ids.push(ani.say(BUDI, &format!("number {number}")).await);
+    }
+    got.extend(budi.texts(720 - got.len()).await);
+    let got: Vec<_> = got.into_iter().map(|received| received.id).collect();
+    assert_eq!(got, ids);
+    until("the queues to be empty", || world.emulator.stats().queued == 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn typing_presence_and_reading_are_passed_on() {
     let world = World::start().await;

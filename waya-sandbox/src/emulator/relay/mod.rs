@@ -1,6 +1,7 @@
 //! What passes from one device to others: messages, receipts, presence, group changes.
 
 pub(crate) mod account;
+pub(crate) mod backlog;
 pub(crate) mod devices;
 mod fanout;
 pub(crate) mod group;

@@ -5,7 +5,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
 
 use super::fanout::handsets_reached;
 use super::message::Handed;
-use super::{Namespace, canonical, jid_attr, queue_for, text_attr};
+use super::{Namespace, backlog, canonical, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
@@ -85,6 +85,7 @@ fn confirm(state: &mut State, phone: &str, device: u16, class: &str, id: &str, t
     let record = ConfirmedRecord { key: account.key(device), sequences };
     // Not written means kept: the device gets it again.
     let _ = state.commit(Change::Confirmed(record));
+    backlog::confirmed(state, phone, device);
 }
 
 fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, receipt: &Receipt<'_>) -> Option<()> {

@@ -1,15 +1,13 @@
-//! Login of a linked device, and what is handed to it before it is live.
+//! Login of a linked device.
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
-use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
-use whatsapp_rust::wacore_binary::{Jid, Node, marshal};
+use whatsapp_rust::wacore_binary::{Jid, Node};
 use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::Client;
 use super::connections::replaced;
 use crate::emulator::faults::{Way, Whom};
-use crate::emulator::state::record::QueueEntry;
-use crate::emulator::state::{Session as Login, State};
+use crate::emulator::state::{Flow, Session as Login, State};
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
 use crate::emulator::{Emulator, handset, now, relay};
 
@@ -36,7 +34,7 @@ pub(super) fn log_in(
     let (Some(known), Some(lid)) = (known, lid) else {
         return refuse(connection, 401);
     };
-    let session = Login { connection: connection.clone(), active: false };
+    let session = Login { connection: connection.clone(), flow: Flow::Silent };
     if let Some(previous) = known.session.replace(session) {
         previous.connection.send_node(&replaced());
         previous.connection.tell(Outgoing::Close);
@@ -68,49 +66,10 @@ fn success(lid: &str, device: u16) -> Node {
         .build()
 }
 
-/// The device asked for what is kept for it; from now on it gets everything live.
+/// The device asked for what is kept for it; behind that it gets everything live.
 pub(crate) fn activate(emulator: &Emulator, connection: &ConnectionHandle, phone: &str, device: u16) {
     handset::share_keys_if_due(emulator, phone, device);
-    let mut state = emulator.state();
-    let Some(known) = state.device_mut(phone, device) else { return };
-    match &mut known.session {
-        Some(session) if session.connection.id == connection.id && !session.active => session.active = true,
-        _ => return,
-    }
-    let entries: Vec<_> = known.queue.iter().cloned().collect();
-    if !entries.is_empty() {
-        connection.send_node(&preview(&entries));
-    }
-    for entry in &entries {
-        if let Some(stanza) = as_offline(entry) {
-            connection.send(stanza.into());
-        }
-    }
-    connection.send_node(&info(NodeBuilder::new("offline").attr("count", entries.len()).build()));
-}
-
-fn as_offline(entry: &QueueEntry) -> Option<Vec<u8>> {
-    let mut node = unmarshal_ref(entry.stanza.get(1..)?).ok()?.to_owned();
-    node.attrs.insert("offline", "1");
-    marshal(&node).ok()
-}
-
-fn preview(entries: &[QueueEntry]) -> Node {
-    let count = |class: &str| entries.iter().filter(|entry| entry.class == class).count();
-    info(
-        NodeBuilder::new("offline_preview")
-            .attr("count", entries.len())
-            .attr("message", count("message"))
-            .attr("receipt", count("receipt"))
-            .attr("notification", count("notification"))
-            .attr("appdata", 0)
-            .attr("call", 0)
-            .build(),
-    )
-}
-
-fn info(child: Node) -> Node {
-    NodeBuilder::new("ib").attr("from", "s.whatsapp.net").children([child]).build()
+    relay::backlog::begin(emulator, connection, phone, device);
 }
 
 /// A device's connection ended.

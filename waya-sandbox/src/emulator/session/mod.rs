@@ -64,6 +64,9 @@ impl Session {
             ("ack", Client::Device { phone, device }) => {
                 relay::receipt::take_ack(self, phone, *device, node);
             }
+            ("ib", Client::Device { phone, device }) => {
+                relay::backlog::take_request(self, phone, *device, node);
+            }
             ("presence", Client::Device { phone, device }) => {
                 relay::presence::take(self, phone, *device, node);
             }

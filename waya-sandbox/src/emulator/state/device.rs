@@ -21,8 +21,23 @@ pub(crate) struct Device {
 #[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) connection: ConnectionHandle,
-    /// Set once the client asked for its queue; before that nothing is relayed to it live.
-    pub(crate) active: bool,
+    pub(crate) flow: Flow,
+}
+
+/// What a device that is logged in gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Nothing yet: it did not ask for its queue.
+    Silent,
+    /// What was kept for it, in pages; whatever comes meanwhile waits behind that.
+    Backlog {
+        /// Everything up to this place in line was handed over.
+        handed: u64,
+        /// How much that was.
+        count: usize,
+    },
+    /// Everything as it comes.
+    Live,
 }
 
 impl Device {
@@ -32,6 +47,6 @@ impl Device {
 
     /// The connection that takes live stanzas, if there is one.
     pub(crate) fn live(&self) -> Option<&ConnectionHandle> {
-        self.session.as_ref().filter(|session| session.active).map(|session| &session.connection)
+        self.session.as_ref().filter(|session| session.flow == Flow::Live).map(|session| &session.connection)
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use whatsapp_rust::wacore_binary::{Jid, Server};
 
 pub(crate) use account::{Account, phone_digits};
-pub(crate) use device::{Device, Session};
+pub(crate) use device::{Device, Flow, Session};
 pub(crate) use group::Group;
 use journal::Journal;
 use record::{Change, DeviceKey, QueueEntry, Record};

@@ -1,6 +1,7 @@
 //! What is kept for one device until it confirms it, in the order it was sent.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use super::record::QueueEntry;
 
@@ -38,6 +39,16 @@ impl DeviceQueue {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &QueueEntry> {
         self.entries.values()
+    }
+
+    /// What comes behind this place in line.
+    pub(crate) fn after(&self, sequence: u64) -> impl Iterator<Item = &QueueEntry> {
+        self.entries.range((Bound::Excluded(sequence), Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// Whether everything up to this place in line was confirmed.
+    pub(crate) fn is_confirmed_to(&self, sequence: u64) -> bool {
+        self.entries.first_key_value().is_none_or(|(first, _)| *first > sequence)
     }
 
     pub(crate) fn len(&self) -> usize {

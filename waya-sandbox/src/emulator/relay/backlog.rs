@@ -1,0 +1,134 @@
+//! What was kept for a device while it was away, handed over in order and in pages before it goes live.
+//!
+//! As with WhatsApp: a few stanzas at once, then as many as the client asks for with `<offline_batch count=…/>`. Clients
+//! that never ask get the next page when they have confirmed all they got, or after two seconds.
+
+use std::time::Duration;
+
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
+use whatsapp_rust::wacore_binary::{Node, NodeRef, marshal};
+
+use super::text_attr;
+use crate::emulator::Emulator;
+use crate::emulator::session::Session;
+use crate::emulator::state::record::QueueEntry;
+use crate::emulator::state::{Flow, State};
+use crate::emulator::wire::ConnectionHandle;
+
+/// Stanzas that come unasked.
+const PRIMER: usize = 5;
+/// Stanzas of a page that nobody asked for, and the most that can be asked for.
+const PAGE: usize = 200;
+/// How long a client may be silent before it gets the next page anyway.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Announces what is kept for a device that just came, and hands over the first of it.
+pub(crate) fn begin(emulator: &Emulator, connection: &ConnectionHandle, phone: &str, device: u16) {
+    let mut state = emulator.state();
+    let Some(known) = state.device_mut(phone, device) else { return };
+    match &mut known.session {
+        Some(session) if session.connection.id == connection.id && session.flow == Flow::Silent => {
+            session.flow = Flow::Backlog { handed: 0, count: 0 };
+        }
+        _ => return,
+    }
+    if known.queue.len() > 0 {
+        connection.send_node(&preview(known.queue.iter()));
+    }
+    if hand_over(&mut state, phone, device, PRIMER) {
+        return;
+    }
+    drop(state);
+    let (emulator, connection, phone) = (emulator.clone(), connection.clone(), phone.to_owned());
+    tokio::spawn(async move { push(&emulator, &connection, &phone, device).await });
+}
+
+/// A client asks for the next page.
+pub(crate) fn take_request(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+    let Some(request) = node.get_optional_child("offline_batch") else { return };
+    let count = text_attr(request, "count").and_then(|count| count.parse().ok()).unwrap_or(PAGE);
+    hand_over(&mut session.emulator.state(), phone, device, count.clamp(1, PAGE));
+}
+
+/// Hands over the next page once the device has confirmed all it got.
+pub(super) fn confirmed(state: &mut State, phone: &str, device: u16) {
+    let Some(known) = state.device(phone, device) else { return };
+    if let Some(Flow::Backlog { handed, .. }) = known.session.as_ref().map(|session| session.flow)
+        && known.queue.is_confirmed_to(handed)
+    {
+        hand_over(state, phone, device, PAGE);
+    }
+}
+
+/// Goes on with a client that neither asks nor confirms.
+async fn push(emulator: &Emulator, connection: &ConnectionHandle, phone: &str, device: u16) {
+    let mut before = None;
+    while tokio::time::timeout(PATIENCE, connection.gone()).await.is_err() {
+        let mut state = emulator.state();
+        let session = state.device(phone, device).and_then(|known| known.session.as_ref());
+        let Some(Flow::Backlog { handed, .. }) =
+            session.filter(|session| session.connection.id == connection.id).map(|session| session.flow)
+        else {
+            return;
+        };
+        if before == Some(handed) && hand_over(&mut state, phone, device, PAGE) {
+            return;
+        }
+        before = Some(handed);
+    }
+}
+
+/// Hands over the next few; true once the device is live.
+fn hand_over(state: &mut State, phone: &str, device: u16, page: usize) -> bool {
+    let Some(known) = state.device_mut(phone, device) else { return true };
+    let Some(session) = &mut known.session else { return true };
+    let Flow::Backlog { mut handed, mut count } = session.flow else { return session.flow == Flow::Live };
+    for entry in known.queue.after(handed).take(page) {
+        if let Some(stanza) = as_offline(entry) {
+            session.connection.send(stanza.into());
+        }
+        handed = entry.sequence;
+        count += 1;
+    }
+    if known.queue.after(handed).next().is_some() {
+        session.flow = Flow::Backlog { handed, count };
+        return false;
+    }
+    session.flow = Flow::Live;
+    session.connection.send_node(&info(NodeBuilder::new("offline").attr("count", count).build()));
+    true
+}
+
+fn as_offline(entry: &QueueEntry) -> Option<Vec<u8>> {
+    let mut node = unmarshal_ref(entry.stanza.get(1..)?).ok()?.to_owned();
+    node.attrs.insert("offline", "1");
+    marshal(&node).ok()
+}
+
+fn preview<'a>(entries: impl Iterator<Item = &'a QueueEntry>) -> Node {
+    let (mut all, mut messages, mut receipts, mut notifications) = (0, 0, 0, 0);
+    for entry in entries {
+        all += 1;
+        match entry.class.as_str() {
+            "message" => messages += 1,
+            "receipt" => receipts += 1,
+            "notification" => notifications += 1,
+            _ => {}
+        }
+    }
+    info(
+        NodeBuilder::new("offline_preview")
+            .attr("count", all)
+            .attr("message", messages)
+            .attr("receipt", receipts)
+            .attr("notification", notifications)
+            .attr("appdata", 0)
+            .attr("call", 0)
+            .build(),
+    )
+}
+
+fn info(child: Node) -> Node {
+    NodeBuilder::new("ib").attr("from", "s.whatsapp.net").children([child]).build()
+}
