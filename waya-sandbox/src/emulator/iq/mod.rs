@@ -10,6 +10,7 @@ mod mex;
 mod misc;
 mod picture;
 mod privacy;
+mod refusal;
 mod usync;
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;

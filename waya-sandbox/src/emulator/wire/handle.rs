@@ -40,7 +40,7 @@ pub(crate) struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
+    pub(in crate::emulator) fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         (Self { id, outgoing, answers: Arc::default(), way: Arc::default() }, receiver)

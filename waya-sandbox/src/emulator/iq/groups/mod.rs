@@ -9,30 +9,18 @@ mod settings;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{NodeRef, Server};
 
+use super::refusal::{
+    BAD_REQUEST, CONFLICT, FORBIDDEN, GONE, NOT_ACCEPTABLE, NOT_FOUND, NOT_IMPLEMENTED, NOT_KEPT, Outcome, Refusal,
+};
 use super::{Answer, Request};
 use crate::emulator::relay::{group, jid_attr, text_attr};
 use crate::emulator::state::{Group, State};
 
-/// Why a request is refused: the code and the text of its `error`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Refusal(u16, &'static str);
-
-const BAD_REQUEST: Refusal = Refusal(400, "bad-request");
-const FORBIDDEN: Refusal = Refusal(403, "forbidden");
-const NOT_FOUND: Refusal = Refusal(404, "item-not-found");
-const NOT_ACCEPTABLE: Refusal = Refusal(406, "not-acceptable");
-const CONFLICT: Refusal = Refusal(409, "conflict");
-const GONE: Refusal = Refusal(410, "gone");
-const NOT_KEPT: Refusal = Refusal(500, "internal-server-error");
-const NOT_IMPLEMENTED: Refusal = Refusal(501, "feature-not-implemented");
-
 /// The longest name of a group, in characters.
 const MAX_SUBJECT: usize = 100;
 
-type Outcome = Result<Answer, Refusal>;
-
 pub(super) fn answer(request: &Request<'_>) -> Answer {
-    take(request).unwrap_or_else(|Refusal(code, text)| Answer::Refused(code, text))
+    take(request).unwrap_or_else(Answer::from)
 }
 
 fn take(request: &Request<'_>) -> Outcome {

@@ -1,0 +1,271 @@
+//! Stanzas that no client would send: whatever comes, the session answers or keeps silent, and goes on.
+
+use bytes::BytesMut;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use whatsapp_rust::wacore::framing::FrameDecoder;
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
+use whatsapp_rust::wacore_binary::util::unpack_bytes;
+use whatsapp_rust::wacore_binary::{Node, marshal};
+
+use super::{Client, Session};
+use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
+use crate::emulator::state::{Flow, Session as Login};
+use crate::emulator::wire::ConnectionHandle;
+use crate::emulator::{Emulator, EmulatorConfig};
+
+const ANI: &str = "6281200000001";
+
+/// Words the server looks for, so that chance gets past the first test.
+const TAGS: &[&str] = &[
+    "iq",
+    "message",
+    "receipt",
+    "ack",
+    "presence",
+    "chatstate",
+    "ib",
+    "sync",
+    "collection",
+    "patch",
+    "participants",
+    "to",
+    "enc",
+    "list",
+    "item",
+    "key",
+    "user",
+    "usync",
+    "query",
+    "devices",
+    "contact",
+    "lid",
+    "status",
+    "create",
+    "participant",
+    "add",
+    "remove",
+    "promote",
+    "demote",
+    "leave",
+    "group",
+    "subject",
+    "description",
+    "body",
+    "picture",
+    "privacy",
+    "category",
+    "count",
+    "digest",
+    "rotate",
+    "skey",
+    "id",
+    "value",
+    "signature",
+    "identity",
+    "registration",
+    "retry",
+    "offline_batch",
+    "invite",
+    "membership_requests_action",
+    "approve",
+    "media_conn",
+    "active",
+    "tokens",
+    "link_code_companion_reg",
+    "remove-companion-device",
+    "pair-device-sign",
+    "device-identity",
+    "composing",
+    "error",
+];
+const NAMES: &[&str] = &[
+    "id",
+    "type",
+    "xmlns",
+    "to",
+    "from",
+    "jid",
+    "participant",
+    "recipient",
+    "name",
+    "version",
+    "return_snapshot",
+    "count",
+    "class",
+    "t",
+    "target",
+    "action",
+    "code",
+    "category",
+    "edit",
+    "value",
+    "addressing_mode",
+    "sid",
+    "mode",
+    "stage",
+    "prev",
+    "delete",
+    "expiration",
+    "state",
+    "phash",
+];
+const VALUES: &[&str] = &[
+    "set",
+    "get",
+    "result",
+    "error",
+    "encrypt",
+    "usync",
+    "w:g2",
+    "w:sync:app:state",
+    "privacy",
+    "blocklist",
+    "status",
+    "w:mex",
+    "passive",
+    "w:m",
+    "w:profile:picture",
+    "md",
+    "abt",
+    "s.whatsapp.net",
+    "g.us",
+    "6281200000001@s.whatsapp.net",
+    "6281200000002@s.whatsapp.net",
+    "6281200000002:1@s.whatsapp.net",
+    "status@broadcast",
+    "regular",
+    "critical_block",
+    "true",
+    "-1",
+    "0",
+    "1",
+    "18446744073709551616",
+    "4294967296",
+    "retry",
+    "read",
+    "peer",
+    "message",
+    "lid",
+    "pn",
+    "available",
+    "unavailable",
+    "subscribe",
+    "preview",
+    "block",
+    "contacts",
+    "admin_add",
+    "",
+];
+
+const NAMESPACES: &[&str] = &[
+    "md",
+    "w:p",
+    "encrypt",
+    "usync",
+    "w:g2",
+    "w:sync:app:state",
+    "privacy",
+    "blocklist",
+    "status",
+    "w:profile:picture",
+    "w:mex",
+    "passive",
+    "abt",
+    "w:m",
+    "tokens",
+    "urn:xmpp:whatsapp:dirty",
+];
+
+fn word(known: &'static [&'static str]) -> impl Strategy<Value = String> {
+    prop_oneof![9 => proptest::sample::select(known).prop_map(str::to_owned), 1 => "[a-z:@.0-9\\-]{0,12}"]
+}
+
+fn node() -> impl Strategy<Value = Node> {
+    let attributes = || vec((proptest::sample::select(NAMES), word(VALUES)), 0..6);
+    let build = |tag: String, attributes: Vec<(&'static str, String)>| {
+        attributes.into_iter().fold(NodeBuilder::new_dynamic(tag), |built, (name, value)| built.attr(name, value))
+    };
+    let leaf = (word(TAGS), attributes(), vec(any::<u8>(), 0..40))
+        .prop_map(move |(tag, attributes, bytes)| build(tag, attributes).bytes(bytes).build());
+    leaf.prop_recursive(4, 24, 5, move |inner| {
+        (word(TAGS), attributes(), vec(inner, 0..5))
+            .prop_map(move |(tag, attributes, children)| build(tag, attributes).children(children).build())
+    })
+}
+
+/// A request that gets as far as its handler.
+fn request() -> impl Strategy<Value = Node> {
+    let namespace = proptest::sample::select(NAMESPACES);
+    let kind = proptest::sample::select(&["get", "set"][..]);
+    let to = proptest::sample::select(&["s.whatsapp.net", "g.us", "6281200000002@s.whatsapp.net"][..]);
+    (namespace, kind, to, vec(node(), 0..3)).prop_map(|(namespace, kind, to, children)| {
+        let request = NodeBuilder::new("iq").attr("id", "1").attr("xmlns", namespace).attr("type", kind);
+        request.attr("to", to).children(children).build()
+    })
+}
+
+/// A session of a device that is linked, and one of a client that is not.
+async fn sessions() -> (Emulator, Vec<Session>) {
+    let emulator = Emulator::open(EmulatorConfig::default()).await.unwrap();
+    emulator.ensure_account(ANI, "Ani");
+    emulator.ensure_account("6281200000002", "Budi");
+    emulator.ensure_group("Team", &[ANI.to_owned(), "6281200000002".to_owned()]);
+    let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+    emulator.state().commit(Change::Device(DeviceRecord { key, ..Default::default() })).unwrap();
+    let clients = [Client::Device { phone: ANI.to_owned(), device: 1 }, Client::Unpaired];
+    let sessions = clients.map(|client| {
+        let (connection, outgoing) = ConnectionHandle::new();
+        // Nobody reads it; it has to stay open.
+        std::mem::forget(outgoing);
+        if let Client::Device { phone, device } = &client
+            && let Some(known) = emulator.state().device_mut(phone, *device)
+        {
+            known.session = Some(Login { connection: connection.clone(), flow: Flow::Silent });
+        }
+        Session { emulator: emulator.clone(), connection, client }
+    });
+    (emulator, sessions.into())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn no_stanza_brings_the_server_down(nodes in vec(prop_oneof![node(), request()], 1..24)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (emulator, sessions) = sessions().await;
+            for node in &nodes {
+                // As it comes from the wire.
+                let Ok(bytes) = marshal(node) else { continue };
+                let Ok(node) = unmarshal_ref(&bytes[1..]) else { continue };
+                for session in &sessions {
+                    session.handle(&node);
+                }
+            }
+            for session in &sessions {
+                session.end();
+            }
+            assert_eq!(emulator.accounts().len(), 2, "nobody was to be made or lost");
+            assert!(emulator.ensure_group("Another", &[ANI.to_owned()]).members.contains(&ANI.to_owned()));
+        });
+    }
+
+    #[test]
+    fn no_bytes_bring_the_decoders_down(pieces in vec(vec(any::<u8>(), 0..200), 0..20)) {
+        let mut decoder = FrameDecoder::new();
+        for piece in &pieces {
+            decoder.feed(piece);
+            while let Some(frame) = decoder.decode_frame() {
+                if let Ok(plain) = unpack_bytes(frame) {
+                    let _ = unmarshal_ref(&plain);
+                }
+            }
+            if let Ok(plain) = unpack_bytes(BytesMut::from(&piece[..])) {
+                let _ = unmarshal_ref(&plain);
+            }
+        }
+    }
+}
