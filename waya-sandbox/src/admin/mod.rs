@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control::{ControlError, FaultRequest, InboxList, PeopleList, SandboxControl, SayRequest};
+use crate::control::{ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, SandboxControl, SayRequest};
 use error::{AdminError, no_such_method, no_such_path, parse};
 
 /// A file that a person sends comes in base64.
@@ -34,6 +34,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
         .route("/admin/people", get(people))
         .route("/admin/inbox/{who}", get(inbox))
         .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
+        .route("/admin/group", post(group))
         .route("/admin/read", post(read))
         .route("/admin/autoread", post(autoread))
         .route("/admin/offline", post(offline))
@@ -131,6 +132,11 @@ async fn inbox(State(control): Control, Path(who): Path<String>) -> Answer<Inbox
 async fn say(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
     let request: SayRequest = parse(&body)?;
     Ok(done(control.say(request).await?))
+}
+
+async fn group(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let request: GroupRequest = parse(&body)?;
+    Ok(done(control.group(request).await?))
 }
 
 async fn read(State(control): Control, body: Bytes) -> Answer<impl Serialize> {

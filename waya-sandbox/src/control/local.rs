@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use whatsapp_rust::prelude::Jid;
 
 use super::{
-    ControlError, FaultList, FaultRequest, FaultView, GroupView, InboxList, Linked, PeopleList, PersonView, ReadDone,
-    Said, SandboxControl, SayMedia, SayRequest,
+    ControlError, FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, Linked, PeopleList,
+    PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest,
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
@@ -202,8 +202,19 @@ impl SandboxControl for Local {
         if request.text.is_empty() && file.is_none() && reacts_to.is_none() {
             return Err(ControlError::NothingToSay);
         }
-        let id = speaker.say(jid, Speech { text: request.text, file, answers, reacts_to }).await?;
-        Ok(Said { id, chat })
+        let said = speaker.say(jid, Speech { text: request.text, file, answers, reacts_to }).await?;
+        Ok(Said { id: said.id, chat, acknowledged: said.acknowledged })
+    }
+
+    async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError> {
+        if request.subject.trim().is_empty() {
+            return Err(ControlError::Invalid { field: "subject", problem: "give the group a name".to_owned() });
+        }
+        let members: Vec<_> = request.members.iter().map(|who| self.number(who)).collect::<Result<_, _>>()?;
+        if members.is_empty() {
+            return Err(ControlError::Invalid { field: "members", problem: "name at least one member".to_owned() });
+        }
+        Ok(self.emulator.ensure_group(&request.subject, &members).into())
     }
 
     async fn read(&self, who: &str) -> Result<ReadDone, ControlError> {

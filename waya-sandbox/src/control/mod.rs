@@ -13,8 +13,8 @@ use async_trait::async_trait;
 pub use local::Local;
 pub use remote::Remote;
 pub use types::{
-    FaultList, FaultRequest, FaultView, GroupView, InboxList, KindView, Linked, PeopleList, PersonView, ReadDone, Said,
-    SayMedia, SayRequest, Word, Words,
+    FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, KindView, Linked, PeopleList, PersonView,
+    ReadDone, Said, SayMedia, SayRequest, Word, Words,
 };
 
 use crate::emulator::ScanError;
@@ -29,6 +29,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError>;
     /// Lets a person send something.
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError>;
+    /// Makes a group, or adds to the one of this name.
+    async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError>;
     /// Lets a person read everything unread.
     async fn read(&self, who: &str) -> Result<ReadDone, ControlError>;
     /// Whether a person reads messages as soon as they arrive.

@@ -48,6 +48,15 @@ impl From<GroupInfo> for GroupView {
     }
 }
 
+/// A group to be made. One of this name that is there gets those members that it lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRequest {
+    /// Its name.
+    pub subject: String,
+    /// Names, numbers or `me`; the first one makes it.
+    pub members: Vec<String>,
+}
+
 /// What one person received, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxList {
@@ -106,6 +115,8 @@ pub struct Said {
     pub id: String,
     /// The chat it was sent to: `…@c.us` or `…@g.us`.
     pub chat: String,
+    /// Whether the server's ack came: without one, nobody knows.
+    pub acknowledged: bool,
 }
 
 /// What a person read just now.

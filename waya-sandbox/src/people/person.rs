@@ -38,6 +38,15 @@ pub struct Person {
     wanted: watch::Sender<bool>,
 }
 
+/// Something that was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The message id.
+    pub id: String,
+    /// Whether the server's ack came.
+    pub acknowledged: bool,
+}
+
 impl Person {
     /// Opens what is kept of the person in `folder` and returns the task that connects them.
     pub(super) fn open(
@@ -99,10 +108,10 @@ impl Person {
         timeout(CONNECT_TIMEOUT, offline).await.map(drop).map_err(|_| self.stuck())
     }
 
-    /// Sends something and returns its message id once the server has taken it. A connection that ends
+    /// Sends something and returns once the server has taken it. A connection that ends
     /// before that makes the person send it again under the same id. When the server stays silent
     /// on a standing connection, it counts as said after three seconds.
-    pub async fn say(&self, to: Jid, speech: Speech) -> Result<String, PeopleError> {
+    pub async fn say(&self, to: Jid, speech: Speech) -> Result<Told, PeopleError> {
         let client = self.client().await?;
         let id = client.generate_message_id();
         let message = timeout(CONNECT_TIMEOUT, speech.message(&client)).await.map_err(|_| self.stuck())??;
@@ -126,10 +135,11 @@ impl Person {
         });
         let said = said.await.unwrap_or_else(|_| Err(self.stuck()));
         self.acks.forget(&id);
-        said.map(|()| id)
+        said.map(|acknowledged| Told { id, acknowledged })
     }
 
-    async fn hand_over(&self, client: &Client, to: &Jid, message: &wa::Message, id: &str) -> Result<(), PeopleError> {
+    /// Returns whether the server's ack came.
+    async fn hand_over(&self, client: &Client, to: &Jid, message: &wa::Message, id: &str) -> Result<bool, PeopleError> {
         let answer = self.acks.expect(id);
         let options = SendOptions::default().with_message_id(id);
         client
@@ -138,7 +148,8 @@ impl Person {
             .map_err(|error| PeopleError::NotSent(error.to_string()))?;
         match timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(Err(code))) => Err(PeopleError::NotSent(format!("the server refused it with {code}"))),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(Ok(Ok(()))) => Ok(true),
+            Ok(Err(_)) | Err(_) => Ok(false),
         }
     }
 
