@@ -4,9 +4,13 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{Person, World, until};
 use waya_sandbox::emulator::{Fault, FaultTarget};
 use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::waproto::whatsapp as wa;
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
@@ -177,4 +181,31 @@ async fn without_receipts_the_author_hears_nothing() {
         })
         .await;
     assert_eq!(first, loud, "{silent} was confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_never_goes_to_some_devices_only_because_the_list_of_them_could_not_be_had() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    world.emulator.set_fault(Fault::RefuseLogins { code: 503 }, FaultTarget::Phone(ANI.to_owned()));
+    world.emulator.set_fault(Fault::Cut, FaultTarget::Phone(ANI.to_owned()));
+    until("the connection to be gone", || !ani.client.is_connected()).await;
+    let client = ani.client.clone();
+    let mut sending = tokio::spawn(async move {
+        let message = wa::Message { conversation: Some("halo".to_owned()), ..Default::default() };
+        client.send_message(Jid::pn(BUDI), message).await
+    });
+    // As long as there is no connection, there is no list. It may wait for one, or give up.
+    let gave_up = tokio::time::timeout(Duration::from_millis(300), &mut sending).await;
+    world.emulator.clear_faults(&FaultTarget::All);
+    ani.connected().await;
+    let sent = match gave_up {
+        Ok(sent) => sent,
+        Err(_) => sending.await,
+    };
+    match sent.unwrap() {
+        Ok(sent) => assert_eq!(budi.text().await.id, sent.message_id),
+        Err(error) => assert!(error.to_string().contains("not connected"), "{error}"),
+    }
 }

@@ -529,6 +529,8 @@ impl Client {
         if receipt.r#type == ReceiptType::Retry {
             let client_clone = Arc::clone(self);
             let node_clone = Arc::clone(&node);
+            // waya: taken here, before anything is waited for.
+            let generation = self.connection_generation.load(std::sync::atomic::Ordering::SeqCst);
             self.runtime
                 .spawn(Box::pin(async move {
                     if let Err(e) = client_clone
@@ -540,6 +542,15 @@ impl Client {
                             receipt.message_ids[0],
                             e
                         );
+                    }
+                    // waya: only now, and on the connection that the resend
+                    // left on: once it is acked, the server forgets that anybody
+                    // asked, and the recipient does not ask twice.
+                    let now = client_clone
+                        .connection_generation
+                        .load(std::sync::atomic::Ordering::SeqCst);
+                    if now == generation {
+                        client_clone.maybe_deferred_ack(node_clone).await;
                     }
                 }))
                 .detach();

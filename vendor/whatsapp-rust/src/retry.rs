@@ -532,6 +532,8 @@ impl Client {
         // retry (pure churn during retry storms). Fall back to the consuming take +
         // re-add only on an L1 miss (DB-only mode, or after eviction), where peek
         // can't serve it; that path still re-adds so other devices can retry.
+        // waya: two members of a group often ask for one message at the same time.
+        let lookup = self.pending_retries.lookup().await;
         let (original_msg, alt_chat) = match self.peek_recent_message(&info.chat, &message_id).await
         {
             Some(result) => result,
@@ -549,6 +551,7 @@ impl Client {
                 }
             },
         };
+        drop(lookup);
 
         // When message was found via alternate PN<->LID key, the Signal session
         // lives in the stored message's namespace (not the receipt's). Build the

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Who asks for which message, and how often it asked so far.
 #[derive(Default)]
-pub(crate) struct RetryTurns(Arc<Mutex<HashMap<String, Waiting>>>);
+pub(crate) struct RetryTurns {
+    turns: Arc<Mutex<HashMap<String, Waiting>>>,
+    lookup: async_lock::Mutex<()>,
+}
 
 struct Waiting {
     /// The highest count of those that were let in.
@@ -30,7 +33,7 @@ impl RetryTurns {
     /// Waits for what was asked before. `None` when the same was asked already and is not answered yet.
     pub(crate) async fn take(&self, key: &str, count: u8) -> Option<RetryTurn> {
         let place = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
             let turn = match turns.get_mut(key) {
                 Some(waiting) if count <= waiting.highest => return None,
                 Some(waiting) => {
@@ -50,7 +53,7 @@ impl RetryTurns {
                 }
             };
             Place {
-                turns: Arc::clone(&self.0),
+                turns: Arc::clone(&self.turns),
                 key: key.to_owned(),
                 turn,
             }
@@ -62,13 +65,19 @@ impl RetryTurns {
         })
     }
 
+    /// To be held while a sent message is looked up: that takes it out of the store and puts it back, and whoever else
+    /// asks for it in between would find nothing.
+    pub(crate) async fn lookup(&self) -> async_lock::MutexGuard<'_, ()> {
+        self.lookup.lock().await
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Forgets everyone, so that what hangs on a connection that ended keeps nobody waiting.
     pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

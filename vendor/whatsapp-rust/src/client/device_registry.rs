@@ -454,11 +454,10 @@ impl Client {
         // unnecessary LID-migration side effects from get_user_devices
         let mut recipient_cached = self.get_devices_from_registry(recipient_bare).await;
         if recipient_cached.is_none() {
-            if let Err(e) = self.get_user_devices(std::slice::from_ref(to)).await {
-                // The bare-JID fallback below can drop companion devices, so
-                // leave a trace when the warmup that would prevent it fails.
-                warn!("device-list warmup for {} failed: {e:#}", to.observe());
-            }
+            // waya: not known is not the same as none. The bare-JID fallback
+            // below is for whoever has no list; where it could not be fetched,
+            // all linked devices would be left out, and nobody would know.
+            self.get_user_devices(std::slice::from_ref(to)).await?;
             recipient_cached = self.get_devices_from_registry(recipient_bare).await;
         }
 
@@ -476,9 +475,8 @@ impl Client {
         } else {
             let mut cached = self.get_devices_from_registry(own_jid).await;
             if cached.is_none() {
-                if let Err(e) = self.get_user_devices(std::slice::from_ref(own_jid)).await {
-                    warn!("own device-list warmup failed: {e:#}");
-                }
+                // waya: the same.
+                self.get_user_devices(std::slice::from_ref(own_jid)).await?;
                 cached = self.get_devices_from_registry(own_jid).await;
             }
             cached

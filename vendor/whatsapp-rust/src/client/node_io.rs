@@ -654,6 +654,8 @@ impl Client {
             return false;
         }
         match tag {
+            // waya: acked when the resend was handed over, see `handle_receipt_inline`.
+            "receipt" if node.get_attr("type").is_some_and(|kind| kind.as_str() == "retry") => false,
             "receipt" | "notification" | "call" => true,
             "message" => from_jid_matches(node, |j| j.is_newsletter() || j.is_status_broadcast()),
             "status" => is_status_broadcast_stanza(node),
@@ -667,7 +669,7 @@ impl Client {
     ///
     /// The deferred path feeds one persistent worker rather than spawning a
     /// task per ack, which also makes acks leave in arrival order.
-    async fn maybe_deferred_ack(self: &Arc<Self>, node: Arc<wacore_binary::OwnedNodeRef>) {
+    pub(crate) async fn maybe_deferred_ack(self: &Arc<Self>, node: Arc<wacore_binary::OwnedNodeRef>) {
         if self.synchronous_ack {
             if let Err(e) = self.send_ack_for(node.get()).await
                 && !e.is_transport_unavailable()
