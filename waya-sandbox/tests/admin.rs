@@ -146,3 +146,35 @@ async fn pages_in_a_browser_are_turned_away() {
     }
     sandbox.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_new_comes_talks_and_is_there_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Some(folder.path())).await;
+    let (status, tari) = post(&sandbox, "/people", &json!({"name": "Tari"})).await;
+    assert_eq!((status, &tari["success"], &tari["name"]), (200, &json!(true), &json!("Tari")), "{tari}");
+    let (status, far) = post(&sandbox, "/people", &json!({"name": "Ulfa", "number": "+62 811-555-0001"})).await;
+    assert_eq!((status, &far["number"]), (200, &json!("628115550001")), "{far}");
+    let (status, said) = post(&sandbox, "/say", &json!({"from": "Tari", "to": "Ulfa", "text": "Halo"})).await;
+    assert_eq!(status, 200, "{said}");
+    inbox_once(&sandbox, "Ulfa", |inbox| all_read(inbox) && inbox.len() == 1).await;
+    for (body, status, code, says) in [
+        (json!({"name": "tari"}), 409, "conflict", "somebody called Tari"),
+        (json!({"name": "Vina", "number": "628115550001"}), 409, "conflict", "Ulfa"),
+        (json!({"name": "Vina", "number": "6281200000001"}), 409, "conflict", "Waya"),
+        (json!({"name": " "}), 422, "invalid_field", "1 to 25 characters"),
+        (json!({"name": "12345678"}), 422, "invalid_field", "not all of them digits"),
+        (json!({"name": "Vina", "number": "123"}), 422, "invalid_field", "7 to 15 digits"),
+    ] {
+        let (seen, answer) = post(&sandbox, "/people", &body).await;
+        assert_eq!((seen, &answer["code"]), (status, &json!(code)), "{body}: {answer}");
+        assert!(answer["error"].as_str().unwrap().contains(says), "{answer}");
+    }
+    let known = get(&sandbox, "/people").await;
+    sandbox.shutdown().await.unwrap();
+
+    let sandbox = common::sandbox(Some(folder.path())).await;
+    assert_eq!(get(&sandbox, "/people").await, known);
+    assert_eq!(get(&sandbox, "/inbox/Ulfa").await["messages"][0]["text"], "Halo");
+    sandbox.shutdown().await.unwrap();
+}

@@ -21,7 +21,8 @@ async fn nothing_is_encrypted_for_a_forged_key() {
     // Somebody else's keys are their own; what is sent later has arrived when this has.
     world.send("3EB0000000000000000022", &world.chat(1), text).await.unwrap();
     assert_eq!(world.arrived(1, text).await, 1);
-    let inbox = world.sandbox.people().all()[0].inbox();
+    let person = world.sandbox.people().all().swap_remove(0);
+    let inbox = person.inbox();
     assert!(inbox.entries().is_empty(), "{:?}", inbox.entries());
     let wanted = WhatsAppId(id.to_owned());
     let received = |event: &WaEvent| matches!(event, WaEvent::Receipt { ids, .. } if ids.contains(&wanted));

@@ -222,7 +222,8 @@ impl World {
 
     /// Waits until a person has `text`, and tells how often it came.
     pub async fn arrived(&self, who: usize, text: &str) -> usize {
-        let inbox = self.sandbox.people().all()[who].inbox();
+        let person = self.sandbox.people().all().swap_remove(who);
+        let inbox = person.inbox();
         let mut changed = inbox.subscribe();
         let copies = || {
             let rows = inbox.entries();

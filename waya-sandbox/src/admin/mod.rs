@@ -19,7 +19,9 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control::{ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, SandboxControl, SayRequest};
+use crate::control::{
+    ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, PersonRequest, SandboxControl, SayRequest,
+};
 use error::{AdminError, no_such_method, no_such_path, parse};
 
 /// A file that a person sends comes in base64.
@@ -31,7 +33,7 @@ type Answer<T> = Result<Json<T>, AdminError>;
 /// The routes, for the emulator to serve.
 pub fn router(control: Arc<dyn SandboxControl>) -> Router {
     Router::new()
-        .route("/admin/people", get(people))
+        .route("/admin/people", get(people).post(person))
         .route("/admin/inbox/{who}", get(inbox))
         .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
         .route("/admin/group", post(group))
@@ -132,6 +134,11 @@ async fn inbox(State(control): Control, Path(who): Path<String>) -> Answer<Inbox
 async fn say(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
     let request: SayRequest = parse(&body)?;
     Ok(done(control.say(request).await?))
+}
+
+async fn person(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let request: PersonRequest = parse(&body)?;
+    Ok(done(control.person(request).await?))
 }
 
 async fn group(State(control): Control, body: Bytes) -> Answer<impl Serialize> {

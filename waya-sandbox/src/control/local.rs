@@ -10,7 +10,7 @@ use whatsapp_rust::prelude::Jid;
 
 use super::{
     ControlError, FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, Linked, PeopleList,
-    PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest,
+    PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest,
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
@@ -31,12 +31,12 @@ impl Local {
         Self { emulator, people }
     }
 
-    fn person(&self, who: &str) -> Result<&Arc<Person>, ControlError> {
+    fn find(&self, who: &str) -> Result<Arc<Person>, ControlError> {
         self.people.find(who).ok_or_else(|| self.unknown(who))
     }
 
     fn unknown(&self, who: &str) -> ControlError {
-        let names: Vec<_> = self.people.all().iter().map(|person| person.profile().name.as_str()).collect();
+        let names: Vec<_> = self.people.all().iter().map(|person| person.profile().name.clone()).collect();
         let known = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
         ControlError::UnknownPerson { who: who.to_owned(), known }
     }
@@ -185,18 +185,18 @@ impl SandboxControl for Local {
     }
 
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
-        Ok(InboxList { messages: self.person(who)?.inbox().entries() })
+        Ok(InboxList { messages: self.find(who)?.inbox().entries() })
     }
 
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError> {
-        let speaker = self.person(&request.from)?;
+        let speaker = self.find(&request.from)?;
         let (answers, reacts_to) = (
-            received(speaker, "quoted", request.quoted.as_deref())?,
-            received(speaker, "react", request.react.as_deref())?,
+            received(&speaker, "quoted", request.quoted.as_deref())?,
+            received(&speaker, "react", request.react.as_deref())?,
         );
         let (jid, chat) = match answers.as_ref().or(reacts_to.as_ref()) {
             Some(received) => where_it_was(received, &request)?,
-            None => self.destination(speaker, &request)?,
+            None => self.destination(&speaker, &request)?,
         };
         let file = request.media.map(file).transpose()?;
         if request.text.is_empty() && file.is_none() && reacts_to.is_none() {
@@ -204,6 +204,12 @@ impl SandboxControl for Local {
         }
         let said = speaker.say(jid, Speech { text: request.text, file, answers, reacts_to }).await?;
         Ok(Said { id: said.id, chat, acknowledged: said.acknowledged })
+    }
+
+    async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError> {
+        let person = self.people.join(&request.name, request.number.as_deref())?;
+        person.go_online().await?;
+        Ok(self.view(&person))
     }
 
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError> {
@@ -218,25 +224,25 @@ impl SandboxControl for Local {
     }
 
     async fn read(&self, who: &str) -> Result<ReadDone, ControlError> {
-        let person = self.person(who)?;
+        let person = self.find(who)?;
         let read = person.read().await?;
-        Ok(ReadDone { person: self.view(person), read })
+        Ok(ReadDone { person: self.view(&person), read })
     }
 
     async fn set_autoread(&self, who: &str, on: bool) -> Result<PersonView, ControlError> {
-        let person = self.person(who)?;
+        let person = self.find(who)?;
         person.set_autoread(on).await?;
-        Ok(self.view(person))
+        Ok(self.view(&person))
     }
 
     async fn set_online(&self, who: &str, online: bool) -> Result<PersonView, ControlError> {
-        let person = self.person(who)?;
+        let person = self.find(who)?;
         if online {
             person.go_online().await?;
         } else {
             person.go_offline().await?;
         }
-        Ok(self.view(person))
+        Ok(self.view(&person))
     }
 
     async fn fault(&self, request: FaultRequest) -> Result<FaultList, ControlError> {

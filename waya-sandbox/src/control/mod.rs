@@ -13,8 +13,8 @@ use async_trait::async_trait;
 pub use local::Local;
 pub use remote::Remote;
 pub use types::{
-    FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, KindView, Linked, PeopleList, PersonView,
-    ReadDone, Said, SayMedia, SayRequest, Word, Words,
+    FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, KindView, Linked, PeopleList,
+    PersonRequest, PersonView, ReadDone, Said, SayMedia, SayRequest, Word, Words,
 };
 
 use crate::emulator::ScanError;
@@ -29,6 +29,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError>;
     /// Lets a person send something.
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError>;
+    /// Somebody new comes, and is online.
+    async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError>;
     /// Makes a group, or adds to the one of this name.
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError>;
     /// Lets a person read everything unread.
@@ -113,11 +115,14 @@ impl ControlError {
     pub fn code(&self) -> &str {
         match self {
             Self::UnknownPerson { .. } | Self::UnknownGroup { .. } => "not_found",
-            Self::Invalid { .. } => "invalid_field",
+            Self::Invalid { .. } | Self::People(PeopleError::BadName { .. } | PeopleError::BadNumber { .. }) => {
+                "invalid_field"
+            }
             Self::NothingToSay => "nothing_to_send",
             Self::People(PeopleError::Offline(_)) => "person_offline",
             Self::People(PeopleError::Stuck(_)) => "person_stuck",
             Self::People(PeopleError::NotSent(_)) => "not_sent",
+            Self::People(PeopleError::Taken { .. } | PeopleError::TooMany { .. }) => "conflict",
             Self::People(_) => "store_unavailable",
             Self::Scan(ScanError::UnknownCode) => "unknown_code",
             Self::Scan(ScanError::PasskeyAsked) => "passkey_asked",
@@ -134,7 +139,7 @@ impl ControlError {
         match self.code() {
             "not_found" | "unknown_code" => 404,
             "invalid_field" | "nothing_to_send" | "invalid_code" => 422,
-            "person_offline" | "pairing_failed" | "passkey_asked" => 409,
+            "conflict" | "person_offline" | "pairing_failed" | "passkey_asked" => 409,
             "person_stuck" => 504,
             "not_sent" => 502,
             "internal" => 500,
@@ -150,6 +155,8 @@ impl ControlError {
         match self {
             Self::Invalid { field, .. } => Some(field),
             Self::NothingToSay => Some("text"),
+            Self::People(PeopleError::BadName { .. }) => Some("name"),
+            Self::People(PeopleError::BadNumber { .. }) => Some("number"),
             _ => None,
         }
     }

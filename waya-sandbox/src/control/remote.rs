@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    ControlError, FaultList, FaultRequest, GroupRequest, GroupView, InboxList, Linked, PeopleList, PersonView,
-    ReadDone, Said, SandboxControl, SayRequest,
+    ControlError, FaultList, FaultRequest, GroupRequest, GroupView, InboxList, Linked, PeopleList, PersonRequest,
+    PersonView, ReadDone, Said, SandboxControl, SayRequest,
 };
 
 /// Longer than anything the other side waits for.
@@ -122,6 +122,10 @@ impl SandboxControl for Remote {
 
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
         self.get(&["inbox", who]).await
+    }
+
+    async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError> {
+        self.send(self.client.post(self.url(&["people"])).json(&request)).await
     }
 
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError> {

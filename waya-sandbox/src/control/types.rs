@@ -48,6 +48,16 @@ impl From<GroupInfo> for GroupView {
     }
 }
 
+/// Somebody new.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonRequest {
+    /// The push name, which nobody else has.
+    pub name: String,
+    /// The phone number; without it the next one that nobody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<String>,
+}
+
 /// A group to be made. One of this name that is there gets those members that it lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRequest {

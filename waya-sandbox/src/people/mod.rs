@@ -9,7 +9,7 @@
 //! `events`, `link` (the connection), [`speech`] (what is said), [`person`].
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ pub mod inbox;
 mod journal;
 mod keys;
 mod link;
+mod newcomer;
 pub mod person;
 mod reader;
 pub mod roster;
@@ -47,6 +48,29 @@ pub enum PeopleError {
     TooMany {
         /// How many were asked for.
         asked: usize,
+    },
+    /// Nobody can be called that.
+    #[error(
+        "{name:?} is no name for a person: take 1 to {} characters, not all of them digits, and neither me nor all",
+        roster::MAX_NAME
+    )]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// That is no phone number.
+    #[error("{number:?} is no phone number: take 7 to 15 digits with the country code")]
+    BadNumber {
+        /// What was given.
+        number: String,
+    },
+    /// Somebody has that name or number.
+    #[error("there is somebody called {name} with the number {number} already")]
+    Taken {
+        /// Their name.
+        name: String,
+        /// Their number.
+        number: String,
     },
     /// A person's folder cannot be made.
     #[error("cannot make the folder {path}: {source}")]
@@ -93,7 +117,9 @@ pub struct PeopleConfig {
 pub struct People(Arc<Crowd>);
 
 struct Crowd {
-    people: Vec<Arc<Person>>,
+    emulator: Emulator,
+    people: RwLock<Vec<Arc<Person>>>,
+    data_dir: Option<PathBuf>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -105,40 +131,56 @@ impl People {
         if config.count > roster::MAX_PEOPLE {
             return Err(PeopleError::TooMany { asked: config.count });
         }
-        let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let mut people = Vec::with_capacity(config.count);
+        tasks.close();
+        let people = Self(Arc::new(Crowd {
+            emulator: emulator.clone(),
+            people: RwLock::default(),
+            data_dir: config.data_dir.clone(),
+            shutdown: CancellationToken::new(),
+            tasks,
+        }));
         emulator.ensure_account(OWN_PHONE, OWN_NAME);
         for profile in (0..config.count).map(roster::person) {
-            emulator.ensure_account(&profile.phone, &profile.name);
-            let folder = config.data_dir.as_deref().map(|dir| folder(dir, &profile));
-            let (person, link) = Person::open(profile, folder.as_deref(), emulator, shutdown.clone())?;
-            tasks.spawn(link.run());
-            people.push(Arc::new(person));
+            people.open_one(profile)?;
         }
-        tasks.close();
-        found_group(emulator, &people);
-        Ok(Self(Arc::new(Crowd { people, shutdown, tasks })))
+        found_group(emulator, &people.all());
+        people.open_newcomers()?;
+        Ok(people)
+    }
+
+    /// Opens what is kept of one person, who is offline then.
+    fn open_one(&self, profile: Profile) -> Result<Arc<Person>, PeopleError> {
+        let crowd = &self.0;
+        crowd.emulator.ensure_account(&profile.phone, &profile.name);
+        let folder = crowd.data_dir.as_deref().map(|dir| folder(dir, &profile));
+        let (person, link) = Person::open(profile, folder.as_deref(), &crowd.emulator, crowd.shutdown.clone())?;
+        crowd.tasks.spawn(link.run());
+        let person = Arc::new(person);
+        let mut people = crowd.people.write().unwrap_or_else(PoisonError::into_inner);
+        people.push(person.clone());
+        people.sort_by_key(|person| person.profile().phone.parse::<u64>().unwrap_or(u64::MAX));
+        drop(people);
+        Ok(person)
     }
 
     /// Brings everybody online at the same time and returns once all of them are.
     pub async fn go_online(&self) -> Result<(), PeopleError> {
         let mut coming = JoinSet::new();
-        for person in &self.0.people {
-            let person = person.clone();
+        for person in self.all() {
             coming.spawn(async move { person.go_online().await });
         }
         coming.join_all().await.into_iter().collect()
     }
 
     /// Everybody, in the order of their numbers.
-    pub fn all(&self) -> &[Arc<Person>] {
-        &self.0.people
+    pub fn all(&self) -> Vec<Arc<Person>> {
+        self.0.people.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The person with this name (in any case) or number.
-    pub fn find(&self, who: &str) -> Option<&Arc<Person>> {
-        self.0.people.iter().find(|person| person.profile().is(who))
+    pub fn find(&self, who: &str) -> Option<Arc<Person>> {
+        self.all().into_iter().find(|person| person.profile().is(who))
     }
 
     /// Tells everybody to disconnect, without waiting for it.

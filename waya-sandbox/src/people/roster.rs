@@ -13,7 +13,11 @@ pub const GROUP_PEOPLE: usize = 3;
 /// The most people one sandbox simulates.
 pub const MAX_PEOPLE: usize = 500;
 
-const FIRST_PERSON: u64 = 6_281_200_000_002;
+/// The longest name of a person, in characters: WhatsApp's own limit.
+pub const MAX_NAME: usize = 25;
+
+/// The number of the first person; the others follow.
+pub(super) const FIRST_PERSON: u64 = 6_281_200_000_002;
 const NAMES: [&str; 20] = [
     "Budi", "Siti", "Agus", "Dewi", "Rina", "Joko", "Ayu", "Eko", "Putri", "Hadi", "Lestari", "Bayu", "Wulan", "Tono",
     "Maya", "Rudi", "Sari", "Iwan", "Indah", "Fajar",
