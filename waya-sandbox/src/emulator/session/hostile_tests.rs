@@ -9,13 +9,7 @@ use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::util::unpack_bytes;
 use whatsapp_rust::wacore_binary::{Node, marshal};
 
-use super::{Client, Session};
-use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
-use crate::emulator::state::{Flow, Session as Login};
-use crate::emulator::wire::ConnectionHandle;
-use crate::emulator::{Emulator, EmulatorConfig};
-
-const ANI: &str = "6281200000001";
+use super::trial::{ANI, sessions};
 
 /// Words the server looks for, so that chance gets past the first test.
 const TAGS: &[&str] = &[
@@ -79,6 +73,18 @@ const TAGS: &[&str] = &[
     "device-identity",
     "composing",
     "error",
+    "linked_parent",
+    "parent",
+    "links",
+    "unlink",
+    "join_linked_group",
+    "query_linked",
+    "sub_groups",
+    "delete_parent",
+    "accept",
+    "messages",
+    "live_updates",
+    "plaintext",
 ];
 const NAMES: &[&str] = &[
     "id",
@@ -155,6 +161,7 @@ const VALUES: &[&str] = &[
     "preview",
     "block",
     "contacts",
+    "120363400000000001@newsletter",
     "admin_add",
     "",
 ];
@@ -174,6 +181,7 @@ const NAMESPACES: &[&str] = &[
     "passive",
     "abt",
     "w:m",
+    "newsletter",
     "tokens",
     "urn:xmpp:whatsapp:dirty",
 ];
@@ -204,29 +212,6 @@ fn request() -> impl Strategy<Value = Node> {
         let request = NodeBuilder::new("iq").attr("id", "1").attr("xmlns", namespace).attr("type", kind);
         request.attr("to", to).children(children).build()
     })
-}
-
-/// A session of a device that is linked, and one of a client that is not.
-async fn sessions() -> (Emulator, Vec<Session>) {
-    let emulator = Emulator::open(EmulatorConfig::default()).await.unwrap();
-    emulator.ensure_account(ANI, "Ani");
-    emulator.ensure_account("6281200000002", "Budi");
-    emulator.ensure_group("Team", &[ANI.to_owned(), "6281200000002".to_owned()]);
-    let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
-    emulator.state().commit(Change::Device(DeviceRecord { key, ..Default::default() })).unwrap();
-    let clients = [Client::Device { phone: ANI.to_owned(), device: 1 }, Client::Unpaired];
-    let sessions = clients.map(|client| {
-        let (connection, outgoing) = ConnectionHandle::new();
-        // Nobody reads it; it has to stay open.
-        std::mem::forget(outgoing);
-        if let Client::Device { phone, device } = &client
-            && let Some(known) = emulator.state().device_mut(phone, *device)
-        {
-            known.session = Some(Login { connection: connection.clone(), flow: Flow::Silent });
-        }
-        Session { emulator: emulator.clone(), connection, client }
-    });
-    (emulator, sessions.into())
 }
 
 proptest! {
