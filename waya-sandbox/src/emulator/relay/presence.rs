@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Node, NodeRef, Server};
 
+use super::group::namespace;
 use super::{Namespace, jid_attr, text_attr};
 use crate::emulator::session::Session;
 use crate::emulator::state::{Account, Device, State};
@@ -109,20 +110,21 @@ fn presence(account: &Account, namespace: Namespace, available: bool) -> Node {
     if account.shows("last") { node.attr("last", now()).build() } else { node.attr("last", "deny").build() }
 }
 
-/// Takes a typing notice and passes it to the devices of the person addressed that are there.
-pub(crate) fn take_chatstate(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
+/// Takes a typing notice and passes it to the devices of the person addressed that are there. It is the person who
+/// types, whichever device on.
+pub(crate) fn take_chatstate(session: &Session, phone: &str, node: &NodeRef<'_>) {
     let Some(to) = jid_attr(node, "to") else { return };
     let state = session.emulator.state();
     let Some(sender) = state.accounts.get(phone) else { return };
     let children: Vec<_> = node.children().unwrap_or_default().iter().map(NodeRef::to_owned).collect();
     if let Some(group) = state.groups.get(to.user.as_str()).filter(|_| to.server == Server::Group) {
-        let participant = Namespace::Pn.device(sender, device);
+        let participant = namespace(session.emulator.config().pn_only).user(sender);
         let stanza =
             NodeBuilder::new("chatstate").attr("from", &to).attr("participant", participant).children(children).build();
         let members = group.record.members.iter().filter(|member| *member != phone);
         members.filter_map(|member| state.accounts.get(member)).for_each(|to| send_live(to, &stanza));
     } else if let Some(account) = state.account_of(&to).filter(|account| !account.blocks(phone)) {
-        let from = Namespace::of(&to).device(sender, device);
+        let from = Namespace::of(&to).user(sender);
         let stanza = NodeBuilder::new("chatstate").attr("from", from).children(children).build();
         send_live(account, &stanza);
     }
