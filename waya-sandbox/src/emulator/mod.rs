@@ -8,6 +8,8 @@
 mod clock;
 mod config;
 mod faults;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handset;
 mod iq;
 mod lock;

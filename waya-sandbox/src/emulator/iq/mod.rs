@@ -8,6 +8,7 @@ pub(crate) mod groups;
 mod md;
 mod mex;
 mod misc;
+mod newsletter;
 mod picture;
 mod privacy;
 mod refusal;
@@ -101,6 +102,7 @@ pub(crate) fn handle(session: &Session, node: &NodeRef<'_>) {
         "status" => about::answer(&request),
         "w:profile:picture" => picture::answer(&request),
         "w:mex" => mex::answer(&request),
+        "newsletter" => newsletter::answer(&request),
         "passive" => {
             request.answer(Answer::Done);
             if request.child("active").is_some() {

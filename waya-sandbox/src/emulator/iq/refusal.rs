@@ -4,7 +4,7 @@ use super::Answer;
 
 /// The code and the text of an `error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) u16, &'static str);
+pub(super) struct Refusal(pub(super) u16, pub(super) &'static str);
 
 pub(super) const BAD_REQUEST: Refusal = Refusal(400, "bad-request");
 pub(super) const NOT_AUTHORIZED: Refusal = Refusal(401, "not-authorized");

@@ -1,5 +1,6 @@
 //! Who gets a copy of a message, and what it looks like to them.
 
+use whatsapp_rust::wacore::messages::MessageUtils;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server};
 
@@ -107,6 +108,22 @@ impl Handed<'_> {
                 Some(Copy { key, from: self.to.clone(), stanza })
             })
             .collect()
+    }
+
+    /// The hash of the devices a group has, where the sender's own of those it wrote to is another: then it does not
+    /// know somebody, and asks for the group again.
+    pub(super) fn other_participants_hash(&self, state: &State) -> Option<String> {
+        let sent = text_attr(self.node, "phash").filter(|_| self.is_group())?;
+        let (group, namespace) = (state.groups.get(self.to.user.as_str())?, self.group_namespace());
+        let members = group.record.members.iter().filter_map(|phone| state.accounts.get(phone));
+        let devices: Vec<_> = members
+            .flat_map(|account| {
+                let linked = account.devices.keys().map(|number| namespace.device(account, *number));
+                std::iter::once(namespace.user(account)).chain(linked)
+            })
+            .collect();
+        let hash = MessageUtils::participant_list_hash(&devices).ok()?;
+        (hash != sent).then_some(hash)
     }
 
     /// The namespace a group's members are shown in: the one the sender used.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
-use super::{canonical, jid_attr, receipt, text_attr};
+use super::{canonical, jid_attr, newsletter, receipt, text_attr};
 use crate::emulator::faults::{AckFate, Whom};
 use crate::emulator::now;
 use crate::emulator::session::Session;
@@ -44,8 +44,20 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         session.connection.send_node(&handed.ack(Some(code)));
         return;
     }
-    if relay(&mut state, &handed, counted).is_none() {
+    let mut ack = handed.ack(None);
+    if handed.to.server == Server::Newsletter {
+        match newsletter::publish(&mut state, &handed) {
+            Ok(number) => ack.attrs.insert("server_id", number.to_string()),
+            Err(code) => {
+                session.connection.send_node(&handed.ack(Some(code)));
+                return;
+            }
+        }
+    } else if relay(&mut state, &handed, counted).is_none() {
         return;
+    }
+    if let Some(hash) = handed.other_participants_hash(&state) {
+        ack.attrs.insert("phash", hash);
     }
     receipt::confirm_by_handsets(emulator, &mut state, &handed);
     if counted {
@@ -53,8 +65,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         counts.in_flight += 1;
         *counts.unacked_ids.entry(handed.id.clone()).or_default() += 1;
     }
-    let (connection, ack) = (session.connection.clone(), handed.ack(None));
-    let ack = PendingAck { connection, ack, id: handed.id, counted };
+    let ack = PendingAck { connection: session.connection.clone(), ack, id: handed.id, counted };
     match fate {
         AckFate::After(delay) => {
             drop(state);

@@ -6,6 +6,7 @@ pub(crate) mod devices;
 mod fanout;
 pub(crate) mod group;
 pub(crate) mod message;
+pub(crate) mod newsletter;
 pub(crate) mod presence;
 pub(crate) mod receipt;
 

@@ -2,11 +2,11 @@
 //!
 //! Pure: what a change is allowed to be is decided here, who hears of it elsewhere.
 
-use super::record::{GroupRecord, Stamp};
+use super::record::{GroupRecord, Invitation, Stamp};
 use crate::emulator::view::GroupInfo;
 
 /// One group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
     pub(crate) record: GroupRecord,
 }
@@ -131,6 +131,21 @@ impl Group {
         true
     }
 
+    /// Asks somebody in who may not just be added; what was asked before is void.
+    pub(crate) fn invite(&mut self, phone: &str, code: String, expires: i64) {
+        self.record.invitations.retain(|invitation| invitation.phone != phone);
+        self.record.invitations.push(Invitation { phone: phone.to_owned(), code, expires });
+    }
+
+    /// Takes up an invitation; false if there is none with this code, or no more.
+    pub(crate) fn accept(&mut self, phone: &str, code: &str, at: i64) -> bool {
+        let before = self.record.invitations.len();
+        self.record
+            .invitations
+            .retain(|invitation| invitation.phone != phone || invitation.code != code || invitation.expires <= at);
+        self.record.invitations.len() < before
+    }
+
     /// Old records name no creator: it must not become whoever is first once that one is gone.
     fn keep_creator(&mut self) {
         if self.record.creator.is_empty() {
@@ -184,6 +199,18 @@ mod tests {
         assert!(team.is_admin("citra"));
         assert_eq!(team.change_member(Demote, "citra"), Ok(()));
         assert!(!team.is_admin("citra"));
+    }
+
+    #[test]
+    fn an_invitation_is_for_one_once_and_for_a_time() {
+        let mut team = group(&["ani"]);
+        team.invite("budi", "first".to_owned(), 100);
+        team.invite("budi", "second".to_owned(), 100);
+        assert!(!team.accept("budi", "first", 1), "a newer one took its place");
+        assert!(!team.accept("citra", "second", 1));
+        assert!(!team.accept("budi", "second", 100), "too late");
+        assert!(team.accept("budi", "second", 99));
+        assert!(!team.accept("budi", "second", 99), "taken up already");
     }
 
     #[test]

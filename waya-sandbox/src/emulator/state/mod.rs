@@ -9,6 +9,7 @@ pub(crate) mod app_state;
 pub(crate) mod device;
 pub(crate) mod group;
 mod journal;
+pub(crate) mod newsletter;
 mod queue;
 pub(crate) mod record;
 mod replay;
@@ -23,6 +24,7 @@ pub(crate) use account::{Account, phone_digits};
 pub(crate) use device::{Device, Flow, Session};
 pub(crate) use group::Group;
 use journal::Journal;
+pub(crate) use newsletter::Newsletter;
 use record::{Change, DeviceKey, QueueEntry, Record};
 
 use super::config::EmulatorError;
@@ -34,6 +36,7 @@ pub(crate) struct State {
     pub(crate) accounts: HashMap<String, Account>,
     phone_of_lid: HashMap<String, String>,
     pub(crate) groups: BTreeMap<String, Group>,
+    pub(crate) newsletters: BTreeMap<String, Newsletter>,
     pub(crate) counts: Counts,
     last_sequence: u64,
     journal: Option<Journal>,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
     /// What changed.
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub change: Option<Change>,
 }
 
@@ -57,6 +57,12 @@ pub enum Change {
     /// A collection of what they share (written when the journal is rewritten).
     #[prost(message, tag = "14")]
     AppState(AppStateRecord),
+    /// A newsletter was made, or it or its followers changed.
+    #[prost(message, tag = "15")]
+    Newsletter(NewsletterRecord),
+    /// Something was published in a newsletter.
+    #[prost(message, tag = "16")]
+    NewsletterPost(NewsletterPostRecord),
 }
 
 /// A device of an account.
@@ -235,6 +241,33 @@ pub struct GroupRecord {
     pub version: u64,
     #[prost(message, optional, tag = "18")]
     pub picture: Option<Picture>,
+    /// Other groups belong to it.
+    #[prost(bool, tag = "19")]
+    pub community: bool,
+    /// Members of the community may make groups in it.
+    #[prost(bool, tag = "20")]
+    pub open_to_new_groups: bool,
+    /// The community it belongs to, or nothing.
+    #[prost(string, tag = "21")]
+    pub parent: String,
+    /// It is that community's group for announcements.
+    #[prost(bool, tag = "22")]
+    pub default_of_parent: bool,
+    /// Those that nobody may add, and who were asked to come.
+    #[prost(message, repeated, tag = "23")]
+    pub invitations: Vec<Invitation>,
+}
+
+/// Somebody was asked into a group.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Invitation {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(string, tag = "2")]
+    pub code: String,
+    /// Seconds.
+    #[prost(int64, tag = "3")]
+    pub expires: i64,
 }
 
 /// Who did something, and when (seconds).
@@ -368,4 +401,50 @@ pub struct AppStateRecord {
     /// Not all records are known: some came in a file.
     #[prost(bool, tag = "8")]
     pub incomplete: bool,
+}
+
+/// A newsletter, which users know as a channel.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NewsletterRecord {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub description: String,
+    /// Who made it and writes in it.
+    #[prost(string, tag = "4")]
+    pub owner: String,
+    #[prost(int64, tag = "5")]
+    pub created: i64,
+    /// The invite link's code.
+    #[prost(string, tag = "6")]
+    pub invite: String,
+    /// Who follows it, in the order they came.
+    #[prost(string, repeated, tag = "7")]
+    pub followers: Vec<String>,
+    /// Those that asked to hear nothing of it.
+    #[prost(string, repeated, tag = "8")]
+    pub muted: Vec<String>,
+}
+
+/// What was published in a newsletter.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NewsletterPostRecord {
+    #[prost(string, tag = "1")]
+    pub newsletter: String,
+    /// Counts up in each newsletter.
+    #[prost(uint64, tag = "2")]
+    pub server_id: u64,
+    /// Given by its author.
+    #[prost(string, tag = "3")]
+    pub id: String,
+    #[prost(int64, tag = "4")]
+    pub at: i64,
+    /// `text`, `media`, …
+    #[prost(string, tag = "5")]
+    pub kind: String,
+    /// A `Message`, not encrypted: newsletters are public.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub plaintext: Bytes,
 }

@@ -33,6 +33,15 @@ impl State {
             Change::Group(record) => {
                 self.groups.insert(record.id.clone(), Group { record });
             }
+            Change::Newsletter(record) => match self.newsletters.get_mut(&record.id) {
+                Some(known) => known.record = record,
+                None => drop(self.newsletters.insert(record.id.clone(), record.into())),
+            },
+            Change::NewsletterPost(post) => {
+                if let Some(newsletter) = self.newsletters.get_mut(&post.newsletter) {
+                    newsletter.publish(post);
+                }
+            }
             Change::Relayed(record) => {
                 self.counts.of(&record.sender).relayed(&record.id, 1);
                 self.apply_queued(record.entries);
@@ -118,6 +127,10 @@ impl State {
             account.devices.values().for_each(|device| snapshot_device(device, &mut changes));
         }
         changes.extend(self.groups.values().map(|group| Change::Group(group.record.clone())));
+        for newsletter in self.newsletters.values() {
+            changes.push(Change::Newsletter(newsletter.record.clone()));
+            changes.extend(newsletter.posts().cloned().map(Change::NewsletterPost));
+        }
         changes.extend(
             self.counts
                 .senders()

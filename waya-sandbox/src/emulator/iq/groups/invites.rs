@@ -18,6 +18,8 @@ use crate::emulator::state::{Account, Group, State};
 
 /// Bytes of a code, which make 22 letters.
 const CODE_LENGTH: usize = 16;
+/// How long somebody may think about an invitation, in seconds: three days.
+const INVITED_FOR: i64 = 3 * 86_400;
 /// Links that are remembered as taken back.
 const REVOKED_KEPT: usize = 32;
 
@@ -62,12 +64,43 @@ fn link(request: &Request<'_>, state: &mut State, fresh: bool) -> Outcome {
 }
 
 fn join(request: &Request<'_>, state: &mut State, code: &str) -> Outcome {
-    let mut group = by_code(state, code)?;
+    let group = by_code(state, code)?;
+    let asks = group.record.approval;
+    enter(request, state, group, asks)
+}
+
+/// Takes up an invitation that an admin sent.
+pub(super) fn accept(request: &Request<'_>, what: &NodeRef<'_>) -> Outcome {
+    let code = text_attr(what, "code").ok_or(BAD_REQUEST)?;
+    let mut state = request.session.emulator.state();
+    let mut group = asked(request, &state)?;
+    if !group.accept(request.phone, &code, now()) {
+        return Err(GONE);
+    }
+    enter(request, &mut state, group, false)
+}
+
+/// Whether somebody has to be asked before he is in this group: so he wishes, and did not ask himself.
+pub(super) fn must_be_asked(state: &State, group: &Group, phone: &str) -> bool {
+    let asked = group.record.requests.iter().any(|request| request.phone == phone);
+    let closed = state.accounts.get(phone).is_some_and(|account| !account.shows("groupadd"));
+    closed && !asked && !group.has(phone)
+}
+
+/// Notes that somebody was asked in; the code goes to him in a message.
+pub(super) fn invitation(group: &mut Group, phone: &str) -> Node {
+    let code = URL_SAFE_NO_PAD.encode(rand::random::<[u8; CODE_LENGTH]>());
+    let expires = now() + INVITED_FOR;
+    group.invite(phone, code.clone(), expires);
+    NodeBuilder::new("add_request").attr("code", code).attr("expiration", expires).build()
+}
+
+fn enter(request: &Request<'_>, state: &mut State, mut group: Group, asks: bool) -> Outcome {
     if group.has(request.phone) {
         return Err(CONFLICT);
     }
     let jid = Jid::group(group.record.id.as_str());
-    if group.record.approval {
+    if asks {
         if group.ask(request.phone, now()) {
             announce_request(request, state, &group)?;
         }

@@ -1,9 +1,9 @@
 //! Who is in a group, and as what.
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
-use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent, NodeRef};
 
-use super::{BAD_REQUEST, FORBIDDEN, NOT_FOUND, NOT_KEPT, Outcome, own, pn_only};
+use super::{BAD_REQUEST, FORBIDDEN, NOT_FOUND, NOT_KEPT, Outcome, invites, own, pn_only};
 use crate::emulator::iq::{Answer, Request};
 use crate::emulator::relay::group::{self, Told};
 use crate::emulator::relay::{jid_attr, text_attr};
@@ -41,13 +41,15 @@ pub(super) fn apply(
     let before = group.clone();
     let mut changed = Vec::new();
     let mut answers = Vec::new();
+    let mut invited = false;
     for jid in named {
         let Some(phone) = state.account_of(jid).map(|account| account.phone().to_owned()) else {
             answers
                 .push(refused(NodeBuilder::new("participant").attr("jid", jid).build(), participant_error::NOT_FOUND));
             continue;
         };
-        let verdict = group.change_member(change, &phone);
+        let may_not = change == MemberChange::Add && invites::must_be_asked(state, &group, &phone);
+        let verdict = if may_not { Err(FORBIDDEN.0) } else { group.change_member(change, &phone) };
         // Who was removed is shown as what he was.
         let shown_in = if change == MemberChange::Remove { &before } else { &group };
         let shown = group::participants(state, shown_in, std::slice::from_ref(&phone), pn_only(request));
@@ -55,6 +57,10 @@ pub(super) fn apply(
             Ok(()) => shown,
             Err(code) => refused(shown, code),
         }));
+        if may_not && let Some(answer) = answers.last_mut() {
+            answer.content = Some(NodeContent::Nodes(vec![invites::invitation(&mut group, &phone)]));
+            invited = true;
+        }
         if verdict.is_ok() {
             changed.push(phone);
         }
@@ -67,6 +73,8 @@ pub(super) fn apply(
         if !group::change(state, &mut group, told, pn_only(request)) {
             return Err(NOT_KEPT);
         }
+    } else if invited && !group::keep(state, &group) {
+        return Err(NOT_KEPT);
     }
     Ok(Answer::With(NodeBuilder::new(tag).children(answers).build()))
 }

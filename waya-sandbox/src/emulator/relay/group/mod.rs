@@ -2,6 +2,8 @@
 
 mod show;
 
+use std::collections::BTreeSet;
+
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
@@ -34,23 +36,20 @@ pub(crate) fn ensure(state: &mut State, subject: &str, members: &[String], pn_on
     group.info()
 }
 
-/// Makes a group; the first member is its creator.
-pub(crate) fn create(state: &mut State, subject: &str, members: &[String], pn_only: bool) -> Group {
-    let mut unique: Vec<String> = Vec::new();
-    for member in members {
-        if !unique.contains(member) {
-            unique.push(member.clone());
-        }
-    }
-    let creator = unique.first().cloned().unwrap_or_default();
-    let record = GroupRecord {
-        id: format!("1203630{:011}", rand::random_range(0..100_000_000_000_u64)),
-        subject: subject.to_owned(),
-        members: unique,
-        created: now(),
-        creator: creator.clone(),
-        ..Default::default()
-    };
+/// Makes a group of this name; the first member is its creator.
+fn create(state: &mut State, subject: &str, members: &[String], pn_only: bool) -> Group {
+    let record = GroupRecord { subject: subject.to_owned(), members: members.to_vec(), ..GroupRecord::default() };
+    make(state, record, pn_only)
+}
+
+/// Makes a group with these members and settings; the first member is its creator.
+pub(crate) fn make(state: &mut State, mut record: GroupRecord, pn_only: bool) -> Group {
+    let mut seen = BTreeSet::new();
+    record.members.retain(|member| seen.insert(member.clone()));
+    let creator = record.members.first().cloned().unwrap_or_default();
+    record.id = format!("1203630{:011}", rand::random_range(0..100_000_000_000_u64));
+    record.created = now();
+    record.creator.clone_from(&creator);
     let mut group = Group { record };
     let shown = describe(state, &group, pn_only);
     let created = NodeBuilder::new("create").attr("type", "new").children([shown]).build();

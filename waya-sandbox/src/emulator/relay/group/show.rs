@@ -1,7 +1,7 @@
 //! A group as the server shows it: to its members, and to who holds its invite link.
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
-use whatsapp_rust::wacore_binary::{Node, NodeContent};
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent};
 
 use super::namespace;
 use crate::emulator::relay::Namespace;
@@ -68,9 +68,33 @@ fn settings(group: &Group) -> Vec<Node> {
         let join = NodeBuilder::new("group_join").attr("state", "on").build();
         settings.push(NodeBuilder::new("membership_approval_mode").children([join]).build());
     }
+    settings.extend(community(group));
     let mode = if record.only_admins_add { "admin_add" } else { "all_member_add" };
     settings.push(NodeBuilder::new("member_add_mode").string_content(mode).build());
     settings
+}
+
+/// What it is to other groups.
+fn community(group: &Group) -> Vec<Node> {
+    let record = &group.record;
+    let mut shown = Vec::new();
+    if record.community {
+        let mut parent = NodeBuilder::new("parent");
+        if record.approval {
+            parent = parent.attr("default_membership_approval_mode", "request_required");
+        }
+        shown.push(parent.build());
+    }
+    if record.open_to_new_groups {
+        shown.push(NodeBuilder::new("allow_non_admin_sub_group_creation").build());
+    }
+    if !record.parent.is_empty() {
+        shown.push(NodeBuilder::new("linked_parent").attr("jid", Jid::group(record.parent.as_str())).build());
+    }
+    if record.default_of_parent {
+        shown.push(NodeBuilder::new("default_sub_group").build());
+    }
+    shown
 }
 
 fn description(state: &State, text: &Description, pn_only: bool) -> Node {
