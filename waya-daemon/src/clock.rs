@@ -3,12 +3,42 @@
 use std::fmt::Debug;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+
 use crate::model::Timestamp;
 
 /// Where the rest of the daemon gets the time from.
 pub trait Clock: Debug + Send + Sync {
     /// Wall time, in milliseconds since the Unix epoch.
     fn now(&self) -> Timestamp;
+
+    /// When the time is moved by somebody, where that can be. Whoever sleeps until some time looks at it again then.
+    fn moves(&self) -> Moves {
+        Moves(None)
+    }
+}
+
+/// Tells when the time was moved.
+#[derive(Debug)]
+pub struct Moves(Option<watch::Receiver<i64>>);
+
+impl Moves {
+    /// Whenever this changes.
+    #[must_use]
+    pub fn told_by(moved: watch::Receiver<i64>) -> Self {
+        Self(Some(moved))
+    }
+
+    /// Returns after the next move; of a clock that nobody moves, never.
+    pub async fn next(&mut self) {
+        let told = match &mut self.0 {
+            Some(moved) => moved.changed().await.is_ok(),
+            None => false,
+        };
+        if !told {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The machine's clock.

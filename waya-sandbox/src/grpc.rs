@@ -7,12 +7,13 @@ use base64::engine::general_purpose::STANDARD;
 use tonic::{Code, Request, Response, Status};
 use waya_proto::v1::sandbox_service_server::{SandboxService, SandboxServiceServer};
 use waya_proto::v1::{
-    ActiveFault, AutoReadRequest, FaultKind, FaultRequest, FaultResponse, InboxMessage, InboxRequest, InboxResponse,
-    OnlineRequest, PeopleRequest, PeopleResponse, Person, PersonRequest, PersonResponse, PhoneRequest, PhoneResponse,
-    SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
+    ActiveFault, AutoReadRequest, ClockRequest, ClockResponse, FaultKind, FaultRequest, FaultResponse, InboxMessage,
+    InboxRequest, InboxResponse, OnlineRequest, PeopleRequest, PeopleResponse, Person, PersonRequest, PersonResponse,
+    PhoneRequest, PhoneResponse, SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
 };
 use waya_proto::{ERROR_CODE, ERROR_FIELD};
 use waya_sandbox::control::{self, ControlError, SandboxControl, SayMedia};
+use waya_sandbox::emulator::Clock;
 use waya_sandbox::people::inbox::InboxEntry;
 
 /// A file that a person sends comes in one piece.
@@ -20,13 +21,13 @@ const MAX_SAID: usize = 64 << 20;
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// The service, over whichever sandbox there is.
-pub struct Grpc(Arc<dyn SandboxControl>);
+/// The service, over whichever sandbox there is, and the daemon's own clock, which goes with the sandbox's.
+pub struct Grpc(Arc<dyn SandboxControl>, Clock);
 
 impl Grpc {
     /// The service as the daemon takes it.
-    pub fn server(control: Arc<dyn SandboxControl>) -> SandboxServiceServer<Self> {
-        SandboxServiceServer::new(Self(control)).max_decoding_message_size(MAX_SAID)
+    pub fn server(control: Arc<dyn SandboxControl>, clock: Clock) -> SandboxServiceServer<Self> {
+        SandboxServiceServer::new(Self(control, clock)).max_decoding_message_size(MAX_SAID)
     }
 }
 
@@ -93,6 +94,14 @@ impl SandboxService for Grpc {
         let active = active.collect();
         let kinds = list.kinds.into_iter().map(|kind| FaultKind { fault: kind.fault, does: kind.does }).collect();
         Ok(Response::new(FaultResponse { active, kinds }))
+    }
+
+    async fn clock(&self, request: Request<ClockRequest>) -> Answer<ClockResponse> {
+        let ClockRequest { set, advance } = request.into_inner();
+        let request = control::ClockRequest { set, advance: advance.map(control::Word::Text) };
+        let view = self.0.clock(request).await.map_err(refused)?;
+        self.1.set_ahead(view.ahead_ms);
+        Ok(Response::new(ClockResponse { time: view.time, ahead_ms: view.ahead_ms }))
     }
 
     async fn stats(&self, _: Request<StatsRequest>) -> Answer<StatsResponse> {

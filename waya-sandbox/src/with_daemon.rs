@@ -11,13 +11,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use waya_daemon::clock::Moves;
 use waya_daemon::config::{self, Config};
 use waya_daemon::daemon::Seams;
 use waya_daemon::data_dir::DataDir;
-use waya_daemon::model::Kind;
+use waya_daemon::model::{Kind, Timestamp};
 use waya_daemon::process;
 use waya_sandbox::Sandbox;
-use waya_sandbox::control::{Remote, SandboxControl};
+use waya_sandbox::control::{ClockRequest, Remote, SandboxControl};
+use waya_sandbox::emulator::Clock;
 use waya_sandbox::people::roster::{OWN_NAME, OWN_PHONE};
 
 use crate::args::DaemonArgs;
@@ -59,7 +61,12 @@ async fn serve(config: Config, args: &DaemonArgs, temporary: bool) -> Result<()>
         let remote = Remote::new(address)?;
         let admin = remote.admin().to_owned();
         let place = Place { address, admin: &admin, elsewhere: true };
-        return daemon(config, place, Arc::new(remote), shutdown).await;
+        let clock = Clock::default();
+        // Not answering, it has no clock that could be ahead.
+        if let Ok(view) = remote.clock(ClockRequest::default()).await {
+            clock.set_ahead(view.ahead_ms);
+        }
+        return daemon(config, place, (Arc::new(remote), clock), shutdown).await;
     }
     // Refuses a folder that is not a sandbox's before anything is put into it.
     drop(DataDir::open(&config.data_dir, Kind::Sandbox)?);
@@ -69,7 +76,7 @@ async fn serve(config: Config, args: &DaemonArgs, temporary: bool) -> Result<()>
     let mut sandbox = sandbox?;
     let (address, admin) = (sandbox.whatsapp_url(), sandbox.admin_url());
     let place = Place { address: &address, admin: &admin, elsewhere: false };
-    let control = Arc::new(sandbox.control());
+    let control = (Arc::new(sandbox.control()) as Arc<dyn SandboxControl>, sandbox.emulator().clock().clone());
     let stop = shutdown.child_token();
     let mut daemon = std::pin::pin!(daemon(config, place, control, stop.clone()));
     let ended = tokio::select! {
@@ -84,6 +91,20 @@ async fn serve(config: Config, args: &DaemonArgs, temporary: bool) -> Result<()>
     ended
 }
 
+/// The daemon's time is the sandbox's.
+#[derive(Debug)]
+struct SandboxClock(Clock);
+
+impl waya_daemon::clock::Clock for SandboxClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.now_millis().unsigned_abs())
+    }
+
+    fn moves(&self) -> Moves {
+        Moves::told_by(self.0.moves())
+    }
+}
+
 /// Where the sandbox is.
 struct Place<'a> {
     address: &'a str,
@@ -96,15 +117,15 @@ struct Place<'a> {
 async fn daemon(
     config: Config,
     place: Place<'_>,
-    control: Arc<dyn SandboxControl>,
+    (control, clock): (Arc<dyn SandboxControl>, Clock),
     shutdown: CancellationToken,
 ) -> Result<()> {
     let seams = Seams {
         kind: Kind::Sandbox,
         whatsapp_url: Some(place.address.to_owned()),
         push_name: Some(OWN_NAME.to_owned()),
-        services: Some(Routes::new(Grpc::server(control.clone()))),
-        ..Seams::default()
+        services: Some(Routes::new(Grpc::server(control.clone(), clock.clone()))),
+        clock: Arc::new(SandboxClock(clock)),
     };
     let Some(daemon) = process::build(config, seams, &shutdown).await? else { return Ok(()) };
     let session = daemon.session();

@@ -75,6 +75,9 @@ async fn who_wants_to_be_asked_is_invited_and_comes_by_the_invitation() {
     let (code, expires) = (invitation.code.as_str(), i64::try_from(invitation.expiration).unwrap());
     let groups = budi.client.groups();
     assert!(groups.join_with_invite_v4(&group, "wrong", expires, &Jid::pn(ANI)).await.is_err());
+    world.emulator.clock().set_ahead(4 * 86_400_000);
+    assert!(groups.join_with_invite_v4(&group, code, expires, &Jid::pn(ANI)).await.is_err(), "four days later");
+    world.emulator.clock().set_ahead(0);
     assert_eq!(members(), 1);
     let joined = groups.join_with_invite_v4(&group, code, expires, &Jid::pn(ANI)).await.unwrap();
     assert_eq!(joined, JoinGroupResult::Joined(group.clone()));

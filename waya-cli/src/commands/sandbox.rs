@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use waya_proto::v1::sandbox_service_client::SandboxServiceClient;
 use waya_proto::v1::{
-    ActiveFault, AutoReadRequest, FaultRequest, FaultResponse, InboxRequest, InboxResponse, OnlineRequest,
-    PeopleRequest, PeopleResponse, PersonRequest, PersonResponse, PhoneRequest, SayMedia, SayRequest, StatsRequest,
+    ActiveFault, AutoReadRequest, ClockRequest, FaultRequest, FaultResponse, InboxRequest, InboxResponse,
+    OnlineRequest, PeopleRequest, PeopleResponse, PersonRequest, PersonResponse, PhoneRequest, SayMedia, SayRequest,
+    StatsRequest,
 };
 
 use super::{Context, call, text};
@@ -41,6 +42,11 @@ pub enum SandboxCommand {
     Online(Who),
     /// Make something go wrong: `ack-delay 200`, `nack 463`, `cut` …; `list` shows what does and what can, `off` ends it
     Fault(FaultArgs),
+    /// Show the clock of emulator and daemon, or move it: `set 2027-01-01T07:00:00+07:00`, `set now`, `advance 1h30m`
+    Clock {
+        #[command(subcommand)]
+        turn: Option<Turn>,
+    },
     /// Show the emulator's counters
     Stats,
     /// Take your own account's phone offline or online
@@ -106,6 +112,30 @@ pub struct FaultArgs {
     seconds: Option<u64>,
 }
 
+/// How `sandbox clock` moves it.
+#[derive(Debug, Subcommand)]
+pub enum Turn {
+    /// To a time, or `now`: to the machine's own
+    Set {
+        /// RFC 3339, or now
+        time: String,
+    },
+    /// By so much
+    Advance {
+        /// Seconds, or 90s, 1h30m, 2d; with a minus back
+        #[arg(allow_hyphen_values = true)]
+        by: String,
+    },
+}
+
+fn turned(turn: Option<Turn>) -> ClockRequest {
+    match turn {
+        None => ClockRequest::default(),
+        Some(Turn::Set { time }) => ClockRequest { set: Some(time), advance: None },
+        Some(Turn::Advance { by }) => ClockRequest { set: None, advance: Some(by) },
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
     On,
@@ -164,6 +194,14 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
             let request = FaultRequest { kind, arguments: args, who, times, seconds };
             let answer = daemon.fault(call(request)).await?.into_inner();
             if output.json { output.json(&json::sandbox::FaultState::from(answer))? } else { faults(&answer, output)? }
+        }
+        SandboxCommand::Clock { turn } => {
+            let answer = daemon.clock(call(turned(turn))).await?.into_inner();
+            if output.json {
+                output.json(&json::sandbox::Clock::from(answer))?;
+            } else {
+                output.line(printable(&answer.time))?;
+            }
         }
         SandboxCommand::Stats => {
             let answer = daemon.stats(call(StatsRequest {})).await?.into_inner();

@@ -95,6 +95,20 @@ pub struct Phone {
     online: bool,
 }
 
+/// `POST /admin/clock`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Clock {
+    success: bool,
+    time: String,
+    ahead_ms: i64,
+}
+
+impl From<v1::ClockResponse> for Clock {
+    fn from(answer: v1::ClockResponse) -> Self {
+        Self { success: true, time: answer.time, ahead_ms: answer.ahead_ms }
+    }
+}
+
 impl From<v1::Person> for Person {
     fn from(person: v1::Person) -> Self {
         Self { name: person.name, number: person.number, lid: person.lid }

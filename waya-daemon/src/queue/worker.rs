@@ -171,6 +171,7 @@ impl Worker {
     /// Works until told to stop, then lets what is on its way come to an end for a moment, and puts the rest back.
     pub(super) async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>, shutdown: CancellationToken) {
         self.link_changed();
+        let mut moves = self.courier.ledger.clock.moves();
         loop {
             self.advance();
             let sleep = self.sleep();
@@ -180,6 +181,7 @@ impl Worker {
                 Ok(()) = self.link.changed() => self.link_changed(),
                 Ok(()) = self.settings.changed() => {}
                 Some(_) = self.couriers.join_next(), if !self.couriers.is_empty() => {}
+                () = moves.next() => {}
                 () = sleep_for(sleep) => {}
             }
         }

@@ -188,11 +188,12 @@ impl<D: Driver> Supervisor<D> {
 
     /// Without a connection, until something happens or `until` comes.
     async fn idle(&mut self, until: Option<Timestamp>) {
-        let now = self.now();
+        let (now, mut moves) = (self.now(), self.parts.clock.moves());
         tokio::select! {
             input = self.parts.inputs.recv() => self.take_or_stop(input).await,
             command = self.commands.recv() => self.obey(command, false).await,
             () = sleep_until(now, until) => self.take(Input::Tick).await,
+            () = moves.next() => self.take(Input::Tick).await,
         }
         self.discard().await;
     }

@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::{
-    ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, PersonRequest, SandboxControl, SayRequest,
+    ClockRequest, ClockView, ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, PersonRequest,
+    SandboxControl, SayRequest,
 };
 use error::{AdminError, no_such_method, no_such_path, parse};
 
@@ -44,6 +45,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
         .route("/admin/fault", post(fault))
         .route("/admin/faults", get(faults).delete(clear_faults))
         .route("/admin/phone", post(phone))
+        .route("/admin/clock", get(look_at_clock).post(move_clock))
         .route("/admin/stats", get(stats))
         .route("/admin/mock-phone/scan-qr", post(scan_qr))
         .route("/admin/mock-phone/enter-code", post(enter_code))
@@ -189,6 +191,15 @@ async fn phone(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
     let online = matches!(state, Switch::Online);
     control.set_phone_online(online).await?;
     Ok(done(json!({ "online": online })))
+}
+
+async fn look_at_clock(State(control): Control) -> Answer<ClockView> {
+    Ok(Json(control.clock(ClockRequest::default()).await?))
+}
+
+async fn move_clock(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let request: ClockRequest = parse(&body)?;
+    Ok(done(control.clock(request).await?))
 }
 
 async fn stats(State(control): Control) -> Answer<Value> {

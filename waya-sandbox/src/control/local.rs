@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use whatsapp_rust::prelude::Jid;
 
 use super::{
-    ControlError, FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, Linked, PeopleList,
-    PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest,
+    ClockRequest, ClockView, ControlError, FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList,
+    Linked, PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest, clock,
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
@@ -262,6 +262,10 @@ impl SandboxControl for Local {
         }
         let problem = format!("the phone {OWN_PHONE} cannot be switched now");
         Err(ControlError::Invalid { field: "phone", problem })
+    }
+
+    async fn clock(&self, request: ClockRequest) -> Result<ClockView, ControlError> {
+        clock::turn(self.emulator.clock(), &request)
     }
 
     async fn stats(&self) -> Result<serde_json::Value, ControlError> {

@@ -4,12 +4,14 @@
 //! The admin HTTP and the gRPC service are both thin layers on it. It decides nothing about the
 //! protocol; it finds who is meant, checks what is asked, and turns answers into plain shapes.
 
+mod clock;
 mod local;
 mod remote;
 mod types;
 
 use async_trait::async_trait;
 
+pub use clock::{ClockRequest, ClockView};
 pub use local::Local;
 pub use remote::Remote;
 pub use types::{
@@ -43,6 +45,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn fault(&self, request: FaultRequest) -> Result<FaultList, ControlError>;
     /// Switches the handset of the own account on or off.
     async fn set_phone_online(&self, online: bool) -> Result<(), ControlError>;
+    /// Moves the clock, or shows it.
+    async fn clock(&self, request: ClockRequest) -> Result<ClockView, ControlError>;
     /// The emulator's counters.
     async fn stats(&self) -> Result<serde_json::Value, ControlError>;
     /// Lets a handset scan a pairing QR.

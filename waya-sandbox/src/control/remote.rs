@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    ControlError, FaultList, FaultRequest, GroupRequest, GroupView, InboxList, Linked, PeopleList, PersonRequest,
-    PersonView, ReadDone, Said, SandboxControl, SayRequest,
+    ClockRequest, ClockView, ControlError, FaultList, FaultRequest, GroupRequest, GroupView, InboxList, Linked,
+    PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayRequest,
 };
 
 /// Longer than anything the other side waits for.
@@ -159,6 +159,10 @@ impl SandboxControl for Remote {
         let state = if online { "online" } else { "offline" };
         let _: Value = self.post("phone", &json!({ "state": state })).await?;
         Ok(())
+    }
+
+    async fn clock(&self, request: ClockRequest) -> Result<ClockView, ControlError> {
+        self.send(self.client.post(self.url(&["clock"])).json(&request)).await
     }
 
     async fn stats(&self) -> Result<Value, ControlError> {

@@ -36,7 +36,7 @@ pub use handset::{HISTORY_TEXT, passkey_answer};
 pub use stats::{SenderStats, Stats};
 pub use view::{AccountInfo, DeviceInfo, GroupInfo, HandshakeCounts, PresenceInfo, ScannedDevice};
 
-use clock::{now, now_micros};
+pub use clock::Clock;
 use faults::Faults;
 use handset::Pairings;
 use media::Media;
@@ -53,6 +53,7 @@ pub struct Emulator(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: EmulatorConfig,
+    clock: Clock,
     address: SocketAddr,
     listener: Mutex<Option<TcpListener>>,
     identity: ServerIdentity,
@@ -73,14 +74,16 @@ impl Emulator {
             return Err(EmulatorError::NotLoopback(config.listen));
         }
         let folder = config.data_dir.as_deref();
-        let state = State::open(folder)?;
+        let clock = Clock::default();
+        let state = State::open(folder, clock.clone())?;
         let identity = ServerIdentity::open(folder)?;
-        let media = Media::open(folder, &identity, config.media_lifetime)?;
+        let media = Media::open(folder, &identity, config.media_lifetime, clock.clone())?;
         let bind = |source| EmulatorError::Bind { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         Ok(Self(Arc::new(Inner {
             config,
+            clock,
             address,
             listener: Mutex::new(Some(listener)),
             identity,
@@ -100,6 +103,16 @@ impl Emulator {
     pub async fn serve(&self, admin: axum::Router, shutdown: CancellationToken) -> Result<(), EmulatorError> {
         let listener = lock::mutex(&self.0.listener).take().ok_or(EmulatorError::AlreadyServed)?;
         server::serve(self.clone(), listener, admin, shutdown).await
+    }
+
+    /// The clock that everything here goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Unix seconds.
+    fn now(&self) -> i64 {
+        self.0.clock.now()
     }
 
     /// Where it listens.
@@ -266,7 +279,7 @@ impl Emulator {
         };
         // The old one holds the folder.
         drop(std::mem::take(&mut *state));
-        match State::open(Some(folder)) {
+        match State::open(Some(folder), self.0.clock.clone()) {
             Ok(read) => *state = read,
             Err(error) => {
                 tracing::error!(%error, "the state cannot be read again: the emulator stops");
@@ -319,7 +332,7 @@ impl Emulator {
 /// Makes the account if there is none; a name given replaces the known one.
 fn ensure_account(state: &mut State, phone: &str, name: &str) -> Result<(), EmulatorError> {
     let record = match state.accounts.get(phone) {
-        None => Account::generate(phone, name, now())?,
+        None => Account::generate(phone, name, state.now())?,
         Some(known) if name.is_empty() || known.record.name == name => return Ok(()),
         Some(known) => {
             let mut record = known.record.clone();

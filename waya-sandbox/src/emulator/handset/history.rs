@@ -16,7 +16,6 @@ use whatsapp_rust::waproto::whatsapp::message as parts;
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 
 use super::peer;
-use crate::emulator::now;
 use crate::emulator::state::{Account, Group, State};
 
 /// What was said last in every chat of a history.
@@ -24,6 +23,7 @@ pub const HISTORY_TEXT: &str = "an old message, from before this device was link
 
 /// Queues an account's history for one of its devices.
 pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) {
+    let at = state.now().unsigned_abs();
     let groups: Vec<_> = state.groups.values().filter(|group| group.has(phone)).collect();
     let members: BTreeSet<_> = groups.iter().flat_map(|group| &group.record.members).collect();
     let people: Vec<_> =
@@ -37,8 +37,8 @@ pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) 
         sync_type: HistorySyncType::INITIAL_BOOTSTRAP,
         conversations: groups
             .into_iter()
-            .map(group)
-            .chain(people.iter().map(|person| private(person, pn_only)))
+            .map(|known| group(known, at))
+            .chain(people.iter().map(|person| private(person, pn_only, at)))
             .collect(),
         phone_number_to_lid_mappings: people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect(),
         ..Default::default()
@@ -104,26 +104,25 @@ fn pair(person: &Account) -> wa::PhoneNumberToLIDMapping {
 }
 
 /// Chats are addressed by LID where accounts are.
-fn private(person: &Account, pn_only: bool) -> wa::Conversation {
+fn private(person: &Account, pn_only: bool, at: u64) -> wa::Conversation {
     let phone = Jid::pn(person.phone()).to_string();
     if pn_only {
-        return conversation(phone, &person.record.name);
+        return conversation(phone, &person.record.name, at);
     }
-    let chat = conversation(Jid::lid(person.record.lid.as_str()).to_string(), &person.record.name);
+    let chat = conversation(Jid::lid(person.record.lid.as_str()).to_string(), &person.record.name, at);
     wa::Conversation { pn_jid: Some(phone), ..chat }
 }
 
 /// Groups are held at the top of the list, and muted.
-fn group(group: &Group) -> wa::Conversation {
+fn group(group: &Group, at: u64) -> wa::Conversation {
     wa::Conversation {
         pinned: Some(u32::try_from(group.record.created).unwrap_or_default()),
         mute_end_time: Some(u64::MAX),
-        ..conversation(Jid::group(group.record.id.as_str()).to_string(), &group.record.subject)
+        ..conversation(Jid::group(group.record.id.as_str()).to_string(), &group.record.subject, at)
     }
 }
 
-fn conversation(id: String, name: &str) -> wa::Conversation {
-    let at = now().unsigned_abs();
+fn conversation(id: String, name: &str, at: u64) -> wa::Conversation {
     let key = wa::MessageKey {
         remote_jid: Some(id.clone()),
         from_me: Some(true),

@@ -37,7 +37,7 @@ pub(crate) async fn scan_qr(emulator: &Emulator, qr: &str, phone: Option<&str>) 
 /// Asks for a passkey where the account has one; then the pairing goes on by what the client answers.
 fn guarded(emulator: &Emulator, waiting: &waiting::Waiting, phone: &str) -> Result<(), ScanError> {
     if emulator.fault_rules().wants_passkey(phone) {
-        passkey::demand(waiting, phone);
+        passkey::demand(waiting, phone, emulator.now());
         return Err(ScanError::PasskeyAsked);
     }
     Ok(())

@@ -13,7 +13,7 @@ use super::waiting::Waiting;
 use crate::emulator::state::account::MAX_LINKED_DEVICES;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
 use crate::emulator::wire::Outgoing;
-use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, now, relay};
+use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, relay};
 
 /// How long a client may take to countersign.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -57,6 +57,7 @@ struct Offer {
     identity: SignedIdentity,
     sealed: Vec<u8>,
     lid_migrated: bool,
+    at: i64,
 }
 
 fn offer(emulator: &Emulator, waiting: &Waiting, phone: &str, adv_secret: &[u8]) -> Result<Offer, ScanError> {
@@ -72,13 +73,13 @@ fn offer(emulator: &Emulator, waiting: &Waiting, phone: &str, adv_secret: &[u8])
     let mut record = account.record.clone();
     record.last_device += 1;
     let device = u16::try_from(record.last_device).map_err(|_| ScanError::Full)?;
-    let identity = SignedIdentity::new(account, u32::from(device), &waiting.registration.identity, now())
+    let identity = SignedIdentity::new(account, u32::from(device), &waiting.registration.identity, state.now())
         .ok_or_else(|| failed(&"the handset could not sign"))?;
     let sealed = identity.sealed(adv_secret).ok_or_else(|| failed(&"the handset could not seal"))?;
     let (jid, lid) = (Jid::pn_device(phone, device), Jid::lid_device(record.lid.as_str(), device));
     state.commit(Change::Account(record)).map_err(|error| failed(&error))?;
     let lid_migrated = !emulator.config().pn_only;
-    Ok(Offer { device, jid, lid, identity, sealed, lid_migrated })
+    Ok(Offer { device, jid, lid, identity, sealed, lid_migrated, at: state.now() })
 }
 
 impl Offer {
@@ -96,7 +97,7 @@ impl Offer {
             .attr("type", "set")
             .attr("id", id)
             .attr("xmlns", "md")
-            .attr("t", now())
+            .attr("t", self.at)
             .children([success.build()])
             .build()
     }

@@ -12,7 +12,7 @@ use super::pairing::{ANSWER_LIMIT, link};
 use super::waiting::{CodeFinish, CodeRequest};
 use crate::emulator::state::phone_digits;
 use crate::emulator::wire::ConnectionHandle;
-use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, lock, now};
+use crate::emulator::{Emulator, ScanError, ScannedDevice, ensure_account, lock};
 
 /// A client asks to be paired by code; the answer names the request.
 pub(crate) fn take_hello(emulator: &Emulator, connection: &ConnectionHandle, request: &NodeRef<'_>) -> Option<Node> {
@@ -76,7 +76,7 @@ pub(super) async fn enter(emulator: &Emulator, phone: &str, code: &str) -> Resul
     .map_err(|_| ScanError::Unfinished)?;
     let companion_ephemeral = companion_ephemeral.map_err(|_| ScanError::WrongCode)?;
 
-    waiting.connection.send_node(&primary_hello(&wrapped_own, &account, &reference));
+    waiting.connection.send_node(&primary_hello(&wrapped_own, &account, &reference, emulator.now()));
     let finish = tokio::time::timeout(ANSWER_LIMIT, receiver)
         .await
         .map_err(|_| ScanError::Unfinished)?
@@ -94,7 +94,7 @@ fn account_identity(emulator: &Emulator, phone: &str) -> Result<KeyPair, ScanErr
     state.accounts.get(phone).map(|account| account.identity.clone()).ok_or(ScanError::UnknownCode)
 }
 
-fn primary_hello(wrapped: &[u8], account: &KeyPair, reference: &[u8]) -> Node {
+fn primary_hello(wrapped: &[u8], account: &KeyPair, reference: &[u8], at: i64) -> Node {
     let leaf = |tag, bytes: &[u8]| NodeBuilder::new(tag).bytes(bytes.to_vec()).build();
     let registration = NodeBuilder::new("link_code_companion_reg")
         .attr("stage", "primary_hello")
@@ -108,7 +108,7 @@ fn primary_hello(wrapped: &[u8], account: &KeyPair, reference: &[u8]) -> Node {
         .attr("from", "s.whatsapp.net")
         .attr("type", "link_code_companion_reg")
         .attr("id", format!("code-{:08x}", rand::random::<u32>()))
-        .attr("t", now())
+        .attr("t", at)
         .children([registration])
         .build()
 }

@@ -24,7 +24,7 @@ use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
 use super::pairing::link;
 use super::waiting::Waiting;
 use crate::emulator::wire::ConnectionHandle;
-use crate::emulator::{Emulator, lock, now};
+use crate::emulator::{Emulator, lock};
 
 /// The site that the accounts' passkeys belong to.
 const SITE: &str = "web.whatsapp.com";
@@ -75,7 +75,7 @@ impl fmt::Debug for Half {
 type Refused = &'static str;
 
 /// Asks a client that waits for the passkey of `phone`.
-pub(super) fn demand(waiting: &Waiting, phone: &str) {
+pub(super) fn demand(waiting: &Waiting, phone: &str, at: i64) {
     let request = PasskeyRequest {
         phone: phone.to_owned(),
         challenge: rand::random(),
@@ -83,7 +83,7 @@ pub(super) fn demand(waiting: &Waiting, phone: &str) {
         reference: format!("2@{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())),
         stage: Stage::Asked,
     };
-    let asked = notification("passkey_prologue_request", request.options());
+    let asked = notification("passkey_prologue_request", request.options(), at);
     *lock::mutex(&waiting.passkey) = Some(request);
     waiting.connection.send_node(&asked);
 }
@@ -133,7 +133,8 @@ pub(crate) fn take_prologue(
     };
     request.stage = Stage::Committed { half, commitment: commitment.ok_or("bad-payload")?, identity };
     drop(passkey);
-    let told = notification("crsc_continuation", leaf("primary_ephemeral_identity", &told.encode_to_vec()));
+    let told =
+        notification("crsc_continuation", leaf("primary_ephemeral_identity", &told.encode_to_vec()), emulator.now());
     tokio::spawn(async move {
         tokio::time::sleep(HANDSET_TAKES).await;
         waiting.connection.send_node(&told);
@@ -289,12 +290,12 @@ fn leaf(tag: &'static str, bytes: &[u8]) -> Node {
     NodeBuilder::new(tag).bytes(bytes.to_vec()).build()
 }
 
-fn notification(kind: &'static str, child: Node) -> Node {
+fn notification(kind: &'static str, child: Node, at: i64) -> Node {
     NodeBuilder::new("notification")
         .attr("from", "s.whatsapp.net")
         .attr("type", kind)
         .attr("id", format!("passkey-{:08x}", rand::random::<u32>()))
-        .attr("t", now())
+        .attr("t", at)
         .children([child])
         .build()
 }

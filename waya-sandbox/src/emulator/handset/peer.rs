@@ -15,7 +15,6 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, marshal};
 use whatsapp_rust::waproto::whatsapp as wa;
 
-use crate::emulator::now;
 use crate::emulator::relay::canonical;
 use crate::emulator::state::record::{Change, PreKey, PreKeyTaken, QueuedRecord};
 use crate::emulator::state::{Account, Device, State};
@@ -37,7 +36,7 @@ pub(super) fn hand_over(state: &mut State, phone: &str, device: u16, message: &w
         .attr("id", id.as_str())
         .attr("type", "text")
         .attr("category", "peer")
-        .attr("t", now())
+        .attr("t", state.now())
         .attr("notify", account.record.name.as_str())
         .children([NodeBuilder::new("enc").attr("v", "2").attr("type", "pkmsg").bytes(sealed).build()])
         .build();

@@ -1,7 +1,6 @@
 //! What people say about themselves, set by one of their devices; asked for by `usync`.
 
 use super::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::account;
 use crate::emulator::state::record::About;
 
@@ -20,7 +19,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
     let mut state = request.session.emulator.state();
     let Some(account) = state.accounts.get(request.phone) else { return Answer::Refused(404, "item-not-found") };
     let mut record = account.record.clone();
-    record.about = Some(About { text, at: now() });
+    record.about = Some(About { text, at: request.now() });
     match account::change_about(&mut state, record) {
         Ok(()) => Answer::Done,
         Err(_) => Answer::Refused(500, "internal-server-error"),

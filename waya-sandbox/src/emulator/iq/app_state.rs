@@ -12,11 +12,11 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
 use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::{Answer, Request};
+use crate::emulator::Emulator;
 use crate::emulator::media;
 use crate::emulator::relay::{queue_for, text_attr};
 use crate::emulator::state::app_state::{COLLECTIONS, Collection};
 use crate::emulator::state::record::{AppStatePatchRecord, Change};
-use crate::emulator::{Emulator, now};
 
 /// Patches in one answer; there may be more.
 const PAGE: usize = 50;
@@ -63,17 +63,17 @@ fn take(request: &Request<'_>, name: &str, based_on: u64, patch: &[u8]) -> Node 
     if state.commit(Change::AppStatePatch(record)).is_err() {
         return failed(name, current, 500, "internal-server-error");
     }
-    queue_for(&mut state, others, "notification", &changed(request.phone, name, version));
+    queue_for(&mut state, others, "notification", &changed(request, name, version));
     collection(name, version).build()
 }
 
 /// Tells the other devices that there is something to ask for.
-fn changed(phone: &str, name: &str, version: u64) -> Node {
+fn changed(request: &Request<'_>, name: &str, version: u64) -> Node {
     NodeBuilder::new("notification")
-        .attr("from", Jid::pn(phone))
+        .attr("from", Jid::pn(request.phone))
         .attr("type", "server_sync")
         .attr("id", format!("sync-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", request.now())
         .children([collection(name, version).build()])
         .build()
 }

@@ -4,7 +4,6 @@ use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
 use super::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::group::namespace;
 use crate::emulator::relay::{Namespace, account, jid_attr, text_attr};
 use crate::emulator::state::record::Stamp;
@@ -34,7 +33,7 @@ fn change(request: &Request<'_>, state: &mut State) -> Answer {
     let action = match text_attr(item, "action").as_deref() {
         Some("block") => {
             if !known {
-                record.blocked.push(Stamp { phone, at: now() });
+                record.blocked.push(Stamp { phone, at: request.now() });
             }
             "block"
         }

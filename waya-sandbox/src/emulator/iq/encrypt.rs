@@ -141,7 +141,7 @@ fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
     if known.pre_keys.len() == LOW
         && let Some(connection) = known.live()
     {
-        connection.send_node(&running_low());
+        connection.send_node(&running_low(state.now()));
     }
     if faults.gives_stale_keys(Whom(account.phone(), Some(jid.device))) {
         children.push(one_time(&stale()));
@@ -210,12 +210,12 @@ fn id_bytes(id: u32) -> Vec<u8> {
     id.to_be_bytes()[1..].to_vec()
 }
 
-fn running_low() -> Node {
+fn running_low(at: i64) -> Node {
     NodeBuilder::new("notification")
         .attr("from", "s.whatsapp.net")
         .attr("type", "encrypt")
         .attr("id", format!("low-{:08x}", rand::random::<u32>()))
-        .attr("t", crate::emulator::now())
+        .attr("t", at)
         .children([NodeBuilder::new("count").attr("value", LOW - 1).build()])
         .build()
 }

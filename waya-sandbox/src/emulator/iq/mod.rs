@@ -41,6 +41,11 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
+    /// Unix seconds.
+    pub(crate) fn now(&self) -> i64 {
+        self.session.emulator.now()
+    }
+
     pub(crate) fn is_set(&self) -> bool {
         self.node.get_attr("type").is_some_and(|kind| kind == "set")
     }

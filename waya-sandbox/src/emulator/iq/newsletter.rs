@@ -5,7 +5,6 @@ use whatsapp_rust::wacore_binary::{Jid, NodeRef, Server};
 
 use super::refusal::{BAD_REQUEST, NOT_FOUND, NOT_IMPLEMENTED, Outcome, Refusal};
 use super::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::newsletter::shown;
 use crate::emulator::relay::{jid_attr, text_attr};
 use crate::emulator::state::{Newsletter, State};
@@ -51,5 +50,5 @@ fn posts(request: &Request<'_>, newsletter: &Newsletter, asked: &NodeRef<'_>) ->
     let mut page: Vec<_> = found.take(count).map(|post| shown(post, own)).collect();
     page.reverse();
     let jid = Jid::newsletter(newsletter.record.id.as_str());
-    Ok(Answer::With(NodeBuilder::new("messages").attr("jid", jid).attr("t", now()).children(page).build()))
+    Ok(Answer::With(NodeBuilder::new("messages").attr("jid", jid).attr("t", request.now()).children(page).build()))
 }

@@ -7,10 +7,10 @@ use whatsapp_rust::wacore_binary::{Jid, Server};
 
 use super::refusal::{BAD_REQUEST, FORBIDDEN, NOT_ACCEPTABLE, NOT_AUTHORIZED, NOT_FOUND, NOT_KEPT, Outcome, Refusal};
 use super::{Answer, Request};
+use crate::emulator::media;
 use crate::emulator::relay::{account, group, jid_attr, text_attr};
 use crate::emulator::state::State;
 use crate::emulator::state::record::Picture;
-use crate::emulator::{media, now};
 
 /// More bytes than any profile picture that clients make.
 const MAX_BYTES: usize = 2 << 20;
@@ -95,6 +95,6 @@ fn keep(request: &Request<'_>, bytes: &[u8]) -> Result<Option<Picture>, Refusal>
         tracing::warn!(%error, "cannot keep a picture");
         NOT_KEPT
     })?;
-    let id = format!("{}{:03}", now(), rand::random_range(0..1_000_u16));
+    let id = format!("{}{:03}", request.now(), rand::random_range(0..1_000_u16));
     Ok(Some(Picture { id, hash: Bytes::copy_from_slice(&hash) }))
 }

@@ -5,7 +5,6 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Node, NodeRef};
 
 use super::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::{Namespace, account, jid_attr, queue_for, text_attr};
 use crate::emulator::state::record::{AccountRecord, DeviceKey};
 use crate::emulator::state::{Account, State};
@@ -83,16 +82,16 @@ fn shown(record: &AccountRecord, categories: &[&'static str]) -> Node {
 /// Hands a fresh token to every device of the person it is for.
 fn pass_on(request: &Request<'_>, token: &NodeRef<'_>) -> Option<()> {
     let jid = jid_attr(token, "jid")?;
-    let stamp = text_attr(token, "t").unwrap_or_else(|| now().to_string());
+    let stamp = text_attr(token, "t").unwrap_or_else(|| request.now().to_string());
     let mut state = request.session.emulator.state();
     let issuer = state.accounts.get(request.phone)?;
     let account = state.account_of(&jid)?;
     let keys: Vec<DeviceKey> = account.devices.keys().map(|number| account.key(*number)).collect();
-    let stanza = notification(issuer, Namespace::of(&jid), stamp);
+    let stanza = notification(issuer, Namespace::of(&jid), stamp, request.now());
     queue_for(&mut state, keys, "notification", &stanza)
 }
 
-fn notification(issuer: &Account, namespace: Namespace, stamp: String) -> Node {
+fn notification(issuer: &Account, namespace: Namespace, stamp: String, at: i64) -> Node {
     let token = NodeBuilder::new("token")
         .attr("type", "trusted_contact")
         .attr("t", stamp)
@@ -103,7 +102,7 @@ fn notification(issuer: &Account, namespace: Namespace, stamp: String) -> Node {
         .attr("sender_lid", Namespace::Lid.user(issuer))
         .attr("type", "privacy_token")
         .attr("id", format!("token-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", at)
         .children([NodeBuilder::new("tokens").children([token]).build()])
         .build()
 }

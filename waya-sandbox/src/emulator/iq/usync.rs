@@ -5,7 +5,6 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent, NodeRef, Server};
 
 use super::{Answer, Request};
 use crate::emulator::handset::adv::key_index_list;
-use crate::emulator::now;
 use crate::emulator::relay::{Namespace, devices, jid_attr, text_attr};
 use crate::emulator::state::{Account, State, phone_digits};
 
@@ -22,7 +21,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
     let pn_only = request.session.emulator.config().pn_only;
     let mut state = request.session.emulator.state();
     let asked: Vec<_> = users.iter().map(|user| Asked::read(&state, user)).collect();
-    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, request.phone, pn_only)).collect();
+    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, request, pn_only)).collect();
     if questions.iter().any(|question| question == "devices") {
         let accounts = asked.iter().filter_map(|asked| asked.account);
         let phones = accounts.map(|account| account.phone().to_owned()).collect();
@@ -57,7 +56,7 @@ impl<'a> Asked<'a> {
         Self { jid, contact, account }
     }
 
-    fn answer(&self, questions: &[String], asker: &str, pn_only: bool) -> Node {
+    fn answer(&self, questions: &[String], request: &Request<'_>, pn_only: bool) -> Node {
         let mut user = NodeBuilder::new("user");
         if let Some(jid) = &self.jid {
             user = user.attr("jid", jid.to_non_ad());
@@ -69,9 +68,9 @@ impl<'a> Asked<'a> {
             .iter()
             .filter_map(|question| match question.as_str() {
                 "contact" => Some(self.contact()),
-                "devices" => Some(self.devices()),
+                "devices" => Some(self.devices(request.now())),
                 "lid" => self.account.filter(|_| !pn_only).map(lid),
-                "status" => Some(self.about(asker)),
+                "status" => Some(self.about(request.phone)),
                 _ => None,
             })
             .collect();
@@ -98,7 +97,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn devices(&self) -> Node {
+    fn devices(&self, now: i64) -> Node {
         let Some(account) = self.account else {
             let nobody = NodeBuilder::new("device-list").build();
             return NodeBuilder::new("devices").children([nobody]).build();
@@ -108,7 +107,6 @@ impl<'a> Asked<'a> {
             NodeBuilder::new("device").attr("id", *number).attr("key-index", device.record.key_index).build()
         });
         let list = NodeBuilder::new("device-list").children(std::iter::once(handset).chain(linked)).build();
-        let now = now();
         let mut index = NodeBuilder::new("key-index-list").attr("ts", now);
         if let Some(signed) = key_index_list(account, now).filter(|_| !account.devices.is_empty()) {
             index = index.bytes(signed);

@@ -21,7 +21,7 @@ use tower_http::services::ServeFile;
 
 use super::files::{Hash, Received};
 use super::signing::{BadAddress, parameter};
-use crate::emulator::{Emulator, now};
+use crate::emulator::Emulator;
 
 /// WhatsApp takes documents of up to 2 GiB; nobody needs to try that here.
 const MAX_BYTES: u64 = 256 << 20;
@@ -67,7 +67,7 @@ async fn upload(
     let query = query.unwrap_or_default();
     let media = emulator.media();
     let auth = parameter(&query, "auth").unwrap_or_default();
-    let Some(phone) = media.signer.owner(auth, now()) else {
+    let Some(phone) = media.signer.owner(auth, media.clock.now()) else {
         return refused(
             StatusCode::UNAUTHORIZED,
             "the auth token is none of ours, or has ended: ask for media_conn again",
@@ -110,7 +110,7 @@ pub(in crate::emulator) fn picture_address(emulator: &Emulator, hash: &Hash) -> 
 
 fn named(emulator: &Emulator, name: &str) -> Uploaded {
     let media = emulator.media();
-    let until = now().saturating_add(i64::try_from(media.lifetime.as_secs()).unwrap_or(i64::MAX));
+    let until = media.clock.now().saturating_add(i64::try_from(media.lifetime.as_secs()).unwrap_or(i64::MAX));
     let direct_path = format!("{BUCKET}/{name}?{}", media.signer.query(name, until));
     let url = format!("https://{}{direct_path}&mms3=true", emulator.address());
     Uploaded { url: Some(url), direct_path: Some(direct_path), resume: None }
@@ -164,11 +164,11 @@ async fn download(
 ) -> Response {
     let query = query.unwrap_or_default();
     let media = emulator.media();
-    let phone = parameter(&query, "auth").and_then(|auth| media.signer.owner(auth, now()));
+    let phone = parameter(&query, "auth").and_then(|auth| media.signer.owner(auth, media.clock.now()));
     if let Some(status) = emulator.fault_rules().media_failure(phone) {
         return refused(status, "a fault is switched on");
     }
-    match media.signer.check(&name, &query, now()) {
+    match media.signer.check(&name, &query, media.clock.now()) {
         Ok(()) => {}
         Err(BadAddress::Forged) => return refused(StatusCode::FORBIDDEN, "URL signature mismatch"),
         Err(BadAddress::Expired) => return refused(StatusCode::GONE, "URL signature expired"),

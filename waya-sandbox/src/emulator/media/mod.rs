@@ -17,6 +17,7 @@ use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
 use super::Emulator;
+use super::clock::Clock;
 use super::config::EmulatorError;
 use super::wire::ServerIdentity;
 use files::Files;
@@ -35,6 +36,7 @@ const AUTH_TTL: i64 = 21_600;
 pub(super) struct Media {
     files: Files,
     signer: Signer,
+    clock: Clock,
     tls: Tls,
     /// How long an address is good for.
     lifetime: Duration,
@@ -48,6 +50,7 @@ impl Media {
         folder: Option<&Path>,
         identity: &ServerIdentity,
         lifetime: Duration,
+        clock: Clock,
     ) -> Result<Arc<Self>, EmulatorError> {
         let data = |path: &Path| {
             let path = path.to_owned();
@@ -65,6 +68,7 @@ impl Media {
         Ok(Arc::new(Self {
             files,
             signer: Signer::new(identity.secret(b"media")),
+            clock,
             tls,
             lifetime,
             _temporary: temporary,
@@ -95,7 +99,7 @@ pub(super) fn hosts(emulator: &Emulator, phone: &str) -> Node {
     if address.ip() == std::net::Ipv4Addr::LOCALHOST {
         hosts.push(host(format!("localhost:{}", address.port()), "fallback"));
     }
-    let auth = emulator.media().signer.token(phone, super::now() + AUTH_TTL);
+    let auth = emulator.media().signer.token(phone, emulator.now() + AUTH_TTL);
     NodeBuilder::new("media_conn")
         .attr("auth", auth)
         .attr("ttl", HOSTS_TTL)

@@ -4,7 +4,6 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
 use super::queue_for;
-use crate::emulator::now;
 use crate::emulator::state::record::{AccountRecord, Change, DeviceKey, Picture};
 use crate::emulator::state::{Account, NotWritten, State};
 
@@ -16,7 +15,7 @@ pub(crate) fn change(state: &mut State, record: AccountRecord, by: u16, what: No
         .attr("from", Jid::pn(phone.as_str()))
         .attr("type", "account_sync")
         .attr("id", format!("account-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", state.now())
         .children([what])
         .build();
     let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
@@ -49,13 +48,13 @@ pub(crate) fn change_picture(state: &mut State, record: AccountRecord) -> Result
     state.commit(Change::Account(record))?;
     let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
     let keys = hearers(state, account, "profile");
-    let owner = Jid::pn(phone.as_str());
-    queue_for(state, keys, "notification", &pictured(&owner, &owner, picture.as_ref()));
+    let (owner, at) = (Jid::pn(phone.as_str()), state.now());
+    queue_for(state, keys, "notification", &pictured(&owner, &owner, picture.as_ref(), at));
     Ok(())
 }
 
 /// What is told of a picture that was changed or taken away.
-pub(crate) fn pictured(whose: &Jid, author: &Jid, picture: Option<&Picture>) -> Node {
+pub(crate) fn pictured(whose: &Jid, author: &Jid, picture: Option<&Picture>, at: i64) -> Node {
     let what = match picture {
         Some(picture) => NodeBuilder::new("set").attr("id", picture.id.as_str()),
         None => NodeBuilder::new("delete"),
@@ -64,7 +63,7 @@ pub(crate) fn pictured(whose: &Jid, author: &Jid, picture: Option<&Picture>) -> 
         .attr("from", whose)
         .attr("type", "picture")
         .attr("id", format!("picture-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", at)
         .children([what.attr("jid", whose).attr("author", author).build()])
         .build()
 }

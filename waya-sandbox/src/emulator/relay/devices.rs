@@ -6,7 +6,6 @@ use whatsapp_rust::wacore_binary::{Jid, Node};
 
 use super::{Namespace, queue_for};
 use crate::emulator::handset::adv::key_index_list;
-use crate::emulator::now;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord, KnowsRecord};
 use crate::emulator::state::{Account, NotWritten, State};
 
@@ -47,7 +46,7 @@ pub(crate) fn rename(state: &mut State, phone: &str, push_name: &str) -> bool {
         .attr("from", Jid::pn(account.phone()))
         .attr("type", "account_sync")
         .attr("id", format!("name-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", state.now())
         .attr("pushname", push_name)
         .build();
     if state.commit(Change::Account(record)).is_err() {
@@ -60,7 +59,7 @@ pub(crate) fn rename(state: &mut State, phone: &str, push_name: &str) -> bool {
 fn announce(state: &mut State, key: &DeviceKey, what: &'static str, key_index: Option<u32>) {
     let Some(account) = state.accounts.get(&key.phone) else { return };
     let Ok(number) = u16::try_from(key.device) else { return };
-    let stanza = notification(account, number, what, key_index);
+    let stanza = notification(account, number, (what, key_index), state.now());
     let own = account.devices.keys().filter(|own| **own != number).map(|own| account.key(*own));
     let others = account
         .known_by
@@ -71,8 +70,7 @@ fn announce(state: &mut State, key: &DeviceKey, what: &'static str, key_index: O
     queue_for(state, keys, "notification", &stanza);
 }
 
-fn notification(account: &Account, number: u16, what: &'static str, key_index: Option<u32>) -> Node {
-    let now = now();
+fn notification(account: &Account, number: u16, (what, key_index): (&'static str, Option<u32>), now: i64) -> Node {
     let mut device = NodeBuilder::new("device")
         .attr("jid", Namespace::Pn.device(account, number))
         .attr("lid", Namespace::Lid.device(account, number));

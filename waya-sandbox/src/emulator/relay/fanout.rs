@@ -8,7 +8,6 @@ use super::message::Handed;
 use super::{Namespace, jid_attr, text_attr};
 use crate::emulator::state::record::DeviceKey;
 use crate::emulator::state::{Account, State};
-use crate::emulator::{now, now_micros};
 
 /// One device's copy.
 pub(super) struct Copy {
@@ -157,9 +156,9 @@ impl Handed<'_> {
         let mut stanza = NodeBuilder::new("message")
             .attr("from", from)
             .attr("id", self.id.as_str())
-            .attr("t", now())
+            .attr("t", self.at())
             // Tells a stanza that is handed over again from a message that was sent again.
-            .attr("sts", now_micros())
+            .attr("sts", self.micros)
             .attr("notify", sender.record.name.as_str());
         for name in ["type", "edit", "category"] {
             if let Some(value) = text_attr(self.node, name) {

@@ -9,7 +9,6 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
 use super::{canonical, jid_attr, newsletter, receipt, text_attr};
 use crate::emulator::faults::{AckFate, Whom};
-use crate::emulator::now;
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
 use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
@@ -23,6 +22,8 @@ pub(super) struct Handed<'a> {
     /// Account and device of the sender.
     pub(super) phone: &'a str,
     pub(super) device: u16,
+    /// When: Unix microseconds.
+    pub(super) micros: i64,
 }
 
 /// Takes a message from its sender, queues it for its recipients, and acks it.
@@ -30,7 +31,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     let (Some(id), Some(to)) = (text_attr(node, "id"), jid_attr(node, "to")) else {
         return tracing::debug!("a message without id or recipient");
     };
-    let handed = Handed { node, id, to, phone, device };
+    let handed = Handed { node, id, to, phone, device, micros: session.emulator.clock().micros() };
     let emulator = &session.emulator;
     let counted = handed.is_counted();
     let fate = if counted { emulator.fault_rules().ack_fate(Whom(phone, Some(device))) } else { AckFate::Prompt };
@@ -129,6 +130,11 @@ fn relay(state: &mut State, handed: &Handed<'_>, counted: bool) -> Option<()> {
 }
 
 impl Handed<'_> {
+    /// When, in Unix seconds.
+    pub(super) fn at(&self) -> i64 {
+        self.micros / 1_000_000
+    }
+
     /// Peer messages and resends for one device are part of the machinery, not messages.
     fn is_counted(&self) -> bool {
         !self.is_peer() && !self.is_resend()
@@ -163,7 +169,7 @@ impl Handed<'_> {
             .attr("class", "message")
             .attr("id", self.id.as_str())
             .attr("from", &self.to)
-            .attr("t", now());
+            .attr("t", self.at());
         if let Some(participant) = jid_attr(self.node, "participant") {
             ack = ack.attr("participant", participant);
         }

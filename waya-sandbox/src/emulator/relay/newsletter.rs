@@ -6,7 +6,6 @@ use whatsapp_rust::wacore_binary::{Node, NodeRef, marshal};
 
 use super::message::Handed;
 use super::text_attr;
-use crate::emulator::now;
 use crate::emulator::state::record::{Change, NewsletterPostRecord, NewsletterRecord, QueueEntry, RelayedRecord};
 use crate::emulator::state::{Newsletter, State};
 
@@ -21,7 +20,7 @@ pub(crate) fn create(state: &mut State, owner: &str, name: &str, description: &s
         name: name.to_owned(),
         description: description.to_owned(),
         owner: owner.to_owned(),
-        created: now(),
+        created: state.now(),
         invite: format!("0029{}", std::iter::repeat_with(letter).take(18).collect::<String>()),
         ..Default::default()
     };
@@ -57,7 +56,7 @@ pub(super) fn publish(state: &mut State, handed: &Handed<'_>) -> Result<u64, u16
         newsletter: newsletter.record.id.clone(),
         server_id,
         id: handed.id.clone(),
-        at: now(),
+        at: handed.at(),
         kind: text_attr(handed.node, "type").unwrap_or_else(|| "text".to_owned()),
         plaintext: Bytes::copy_from_slice(plaintext.content_bytes().unwrap_or_default()),
     };

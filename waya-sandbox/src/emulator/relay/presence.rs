@@ -10,7 +10,7 @@ use super::group::namespace;
 use super::{Namespace, jid_attr, text_attr};
 use crate::emulator::session::Session;
 use crate::emulator::state::{Account, Device, State};
-use crate::emulator::{Emulator, PresenceInfo, ensure_account, lock, now};
+use crate::emulator::{Emulator, PresenceInfo, ensure_account, lock};
 
 /// Who is available, and who wants to know about whom.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ fn subscribe(session: &Session, state: &State, phone: &str, device: u16, node: &
     watchers.insert((phone.to_owned(), device), namespace);
     let there = inner.available.iter().any(|(known, _)| known == account.phone());
     if there && account.shows("online") && !account.blocks(phone) {
-        session.connection.send_node(&presence(account, namespace, true));
+        session.connection.send_node(&presence(account, namespace, true, state.now()));
     }
 }
 
@@ -96,18 +96,18 @@ fn tell_watchers(emulator: &Emulator, state: &State, phone: &str, available: boo
     let Some(watchers) = inner.watchers.get(phone).filter(|_| account.shows("online")) else { return };
     for ((watcher, device), namespace) in watchers.iter().filter(|((watcher, _), _)| !account.blocks(watcher)) {
         if let Some(connection) = state.device(watcher, *device).and_then(Device::live) {
-            connection.send_node(&presence(account, *namespace, available));
+            connection.send_node(&presence(account, *namespace, available, state.now()));
         }
     }
 }
 
-fn presence(account: &Account, namespace: Namespace, available: bool) -> Node {
+fn presence(account: &Account, namespace: Namespace, available: bool, at: i64) -> Node {
     let node = NodeBuilder::new("presence").attr("from", namespace.user(account));
     if available {
         return node.build();
     }
     let node = node.attr("type", "unavailable");
-    if account.shows("last") { node.attr("last", now()).build() } else { node.attr("last", "deny").build() }
+    if account.shows("last") { node.attr("last", at).build() } else { node.attr("last", "deny").build() }
 }
 
 /// Takes a typing notice and passes it to the devices of the person addressed that are there. It is the person who

@@ -10,7 +10,7 @@ use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
 use crate::emulator::state::{Account, State};
-use crate::emulator::{Emulator, handset, now};
+use crate::emulator::{Emulator, handset};
 
 /// Takes a receipt: acks it, empties the queue, passes it on.
 pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'_>) {
@@ -30,7 +30,8 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         device,
         &Receipt { node, id: &id, kind: &kind, to: &to, author: &author },
     );
-    session.connection.send_node(&ack(node, &id, &to));
+    let at = state.now();
+    session.connection.send_node(&ack(node, &id, &to, at));
 }
 
 /// Takes a client's ack of something that was delivered to it.
@@ -60,8 +61,8 @@ fn ids(node: &NodeRef<'_>, first: &str) -> Vec<String> {
     std::iter::once(first.to_owned()).chain(items.iter().filter_map(|item| text_attr(item, "id"))).collect()
 }
 
-fn ack(node: &NodeRef<'_>, id: &str, to: &Jid) -> Node {
-    let mut ack = NodeBuilder::new("ack").attr("class", "receipt").attr("id", id).attr("from", to).attr("t", now());
+fn ack(node: &NodeRef<'_>, id: &str, to: &Jid, at: i64) -> Node {
+    let mut ack = NodeBuilder::new("ack").attr("class", "receipt").attr("id", id).attr("from", to).attr("t", at);
     for name in ["type", "participant"] {
         if let Some(value) = node.get_attr(name) {
             ack = ack.attr(name, value.to_node_value());
@@ -105,7 +106,7 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
         return Some(());
     }
     let sender = state.accounts.get(phone)?;
-    let stanza = receipt.as_seen_by_author(sender, device);
+    let stanza = receipt.as_seen_by_author(sender, device, state.now());
     let author = state.accounts.get(&author)?;
     let keys = author
         .devices
@@ -118,8 +119,8 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
 }
 
 impl Receipt<'_> {
-    fn as_seen_by_author(&self, sender: &Account, device: u16) -> Node {
-        let mut stanza = NodeBuilder::new("receipt").attr("id", self.id).attr("t", now());
+    fn as_seen_by_author(&self, sender: &Account, device: u16, at: i64) -> Node {
+        let mut stanza = NodeBuilder::new("receipt").attr("id", self.id).attr("t", at);
         if is_person(self.to) {
             stanza = stanza.attr("from", Namespace::of(self.to).device(sender, device));
         } else {
@@ -161,7 +162,7 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
 }
 
 fn handset_receipt(reader: &Account, handed: &Handed<'_>) -> Node {
-    let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", now());
+    let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", handed.at());
     if is_person(&handed.to) {
         return stanza.attr("from", Namespace::of(&handed.to).user(reader)).build();
     }

@@ -9,7 +9,7 @@ use super::connections::replaced;
 use crate::emulator::faults::{Way, Whom};
 use crate::emulator::state::{Flow, Session as Login, State};
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
-use crate::emulator::{Emulator, handset, now, relay};
+use crate::emulator::{Emulator, handset, relay};
 
 /// Lets a device in, or says why not.
 pub(super) fn log_in(
@@ -41,7 +41,7 @@ pub(super) fn log_in(
     }
     emulator.connections().add(connection, Some((&phone, device)));
     connection.found(Way::new(rules.clone(), &phone, device));
-    connection.send_node(&success(&lid, device));
+    connection.send_node(&success(&lid, device, state.now()));
     drop(state);
     tracing::debug!(device, "logged in");
     Some(Client::Device { phone, device })
@@ -57,9 +57,9 @@ fn refuse(connection: &ConnectionHandle, code: u16) -> Option<Client> {
     None
 }
 
-fn success(lid: &str, device: u16) -> Node {
+fn success(lid: &str, device: u16, at: i64) -> Node {
     NodeBuilder::new("success")
-        .attr("t", now())
+        .attr("t", at)
         .attr("lid", Jid::lid_device(lid, device))
         .attr("props", "27")
         .attr("location", "sandbox")

@@ -27,6 +27,7 @@ use journal::Journal;
 pub(crate) use newsletter::Newsletter;
 use record::{Change, DeviceKey, QueueEntry, Record};
 
+use super::clock::Clock;
 use super::config::EmulatorError;
 use super::stats::Counts;
 
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) newsletters: BTreeMap<String, Newsletter>,
     pub(crate) counts: Counts,
     last_sequence: u64,
+    clock: Clock,
     journal: Option<Journal>,
 }
 
@@ -49,8 +51,8 @@ pub(crate) struct NotWritten(std::io::Error);
 
 impl State {
     /// The state kept in `folder`, or an empty one that lives in memory.
-    pub(crate) fn open(folder: Option<&Path>) -> Result<Self, EmulatorError> {
-        let mut state = Self::default();
+    pub(crate) fn open(folder: Option<&Path>, clock: Clock) -> Result<Self, EmulatorError> {
+        let mut state = Self { clock, ..Self::default() };
         let Some(folder) = folder else { return Ok(state) };
         let (mut journal, records) = Journal::open(folder)?;
         for change in records.into_iter().filter_map(|record| record.change) {
@@ -62,6 +64,11 @@ impl State {
             .map_err(|source| EmulatorError::Data { path: folder.to_owned(), source })?;
         state.journal = Some(journal);
         Ok(state)
+    }
+
+    /// Unix seconds.
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.now()
     }
 
     /// Writes a change down, then makes it.

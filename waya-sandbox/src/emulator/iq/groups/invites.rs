@@ -10,7 +10,6 @@ use super::{
     pn_only,
 };
 use crate::emulator::iq::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::group::{self, Told};
 use crate::emulator::relay::{Namespace, jid_attr, text_attr};
 use crate::emulator::state::group::MemberChange;
@@ -74,7 +73,7 @@ pub(super) fn accept(request: &Request<'_>, what: &NodeRef<'_>) -> Outcome {
     let code = text_attr(what, "code").ok_or(BAD_REQUEST)?;
     let mut state = request.session.emulator.state();
     let mut group = asked(request, &state)?;
-    if !group.accept(request.phone, &code, now()) {
+    if !group.accept(request.phone, &code, request.now()) {
         return Err(GONE);
     }
     enter(request, &mut state, group, false)
@@ -88,9 +87,9 @@ pub(super) fn must_be_asked(state: &State, group: &Group, phone: &str) -> bool {
 }
 
 /// Notes that somebody was asked in; the code goes to him in a message.
-pub(super) fn invitation(group: &mut Group, phone: &str) -> Node {
+pub(super) fn invitation(group: &mut Group, phone: &str, now: i64) -> Node {
     let code = URL_SAFE_NO_PAD.encode(rand::random::<[u8; CODE_LENGTH]>());
-    let expires = now() + INVITED_FOR;
+    let expires = now + INVITED_FOR;
     group.invite(phone, code.clone(), expires);
     NodeBuilder::new("add_request").attr("code", code).attr("expiration", expires).build()
 }
@@ -101,7 +100,7 @@ fn enter(request: &Request<'_>, state: &mut State, mut group: Group, asks: bool)
     }
     let jid = Jid::group(group.record.id.as_str());
     if asks {
-        if group.ask(request.phone, now()) {
+        if group.ask(request.phone, request.now()) {
             announce_request(request, state, &group)?;
         }
         return Ok(Answer::With(NodeBuilder::new("membership_approval_request").attr("jid", jid).build()));

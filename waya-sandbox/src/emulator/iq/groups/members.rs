@@ -58,7 +58,7 @@ pub(super) fn apply(
             Err(code) => refused(shown, code),
         }));
         if may_not && let Some(answer) = answers.last_mut() {
-            answer.content = Some(NodeContent::Nodes(vec![invites::invitation(&mut group, &phone)]));
+            answer.content = Some(NodeContent::Nodes(vec![invites::invitation(&mut group, &phone, request.now())]));
             invited = true;
         }
         if verdict.is_ok() {

@@ -109,7 +109,7 @@ fn ask(request: &Request<'_>, state: &mut State, group: &mut Group, closed: &[St
     let mut shown = group::participants(state, group, closed, pn_only(request));
     for (participant, phone) in shown.iter_mut().zip(closed) {
         participant.attrs.insert("error", FORBIDDEN.0.to_string());
-        participant.content = Some(NodeContent::Nodes(vec![invites::invitation(group, phone)]));
+        participant.content = Some(NodeContent::Nodes(vec![invites::invitation(group, phone, request.now())]));
     }
     if group::keep(state, group) { Ok(shown) } else { Err(NOT_KEPT) }
 }

@@ -8,7 +8,6 @@ use super::{
     pn_only,
 };
 use crate::emulator::iq::{Answer, Request};
-use crate::emulator::now;
 use crate::emulator::relay::group::{self, Told};
 use crate::emulator::relay::text_attr;
 use crate::emulator::state::Group;
@@ -27,8 +26,8 @@ pub(super) fn set(request: &Request<'_>, what: &NodeRef<'_>) -> Outcome {
         "subject" | "description" | "ephemeral" | "not_ephemeral" if !group.may_edit(request.phone) => {
             return Err(FORBIDDEN);
         }
-        "subject" => subject(&mut group, request.phone, what)?,
-        "description" => description(&mut group, request.phone, what)?,
+        "subject" => subject(&mut group, request, what)?,
+        "description" => description(&mut group, request, what)?,
         "ephemeral" | "not_ephemeral" => lifetime(&mut group, what)?,
         _ if !group.is_admin(request.phone) => return Err(FORBIDDEN),
         other => switch(&mut group, other, what)?,
@@ -44,18 +43,18 @@ fn text(node: &NodeRef<'_>) -> Option<String> {
     node.content_as_string().map(|text| text.to_string())
 }
 
-fn subject(group: &mut Group, phone: &str, what: &NodeRef<'_>) -> Result<Node, Refusal> {
+fn subject(group: &mut Group, request: &Request<'_>, what: &NodeRef<'_>) -> Result<Node, Refusal> {
     let subject = text(what).ok_or(BAD_REQUEST)?;
     check_subject(&subject)?;
-    let at = now();
+    let at = request.now();
     let told = NodeBuilder::new("subject").attr("subject", subject.as_str()).attr("s_t", at).build();
     group.record.subject = subject;
-    group.record.subject_set = Some(Stamp { phone: phone.to_owned(), at });
+    group.record.subject_set = Some(Stamp { phone: request.phone.to_owned(), at });
     Ok(told)
 }
 
 /// Who writes a description has to have seen the one before.
-fn description(group: &mut Group, phone: &str, what: &NodeRef<'_>) -> Result<Node, Refusal> {
+fn description(group: &mut Group, request: &Request<'_>, what: &NodeRef<'_>) -> Result<Node, Refusal> {
     let known = group.record.description.as_ref().map(|known| known.id.as_str());
     if text_attr(what, "prev").as_deref() != known {
         return Err(CONFLICT);
@@ -71,7 +70,7 @@ fn description(group: &mut Group, phone: &str, what: &NodeRef<'_>) -> Result<Nod
         return Err(NOT_ACCEPTABLE);
     }
     let told = told.children([NodeBuilder::new("body").bytes(body.clone().into_bytes()).build()]).build();
-    let set = Stamp { phone: phone.to_owned(), at: now() };
+    let set = Stamp { phone: request.phone.to_owned(), at: request.now() };
     group.record.description = Some(Description { id, body, set });
     Ok(told)
 }

@@ -33,7 +33,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
 fn find(request: &Request<'_>, document: &str, variables: &Value) -> Option<Found> {
     if document == fetch_reachout_timelock::DOC_ID {
         let active = request.session.emulator.fault_rules().refuses_with(request.phone, 463);
-        return Some(Ok(("xwa2_fetch_account_reachout_timelock", timelock(active))));
+        return Some(Ok(("xwa2_fetch_account_reachout_timelock", timelock(active, request.now()))));
     }
     if [fetch_all_subgroups::DOC_ID, query_subgroup_participant_count::DOC_ID].contains(&document) {
         return Some(community::groups(request, variables));
@@ -47,9 +47,9 @@ fn refused(code: u16, text: &str) -> Value {
 }
 
 /// An account refused with 463 is locked for another hour.
-fn timelock(active: bool) -> Value {
+fn timelock(active: bool, now: i64) -> Value {
     if active {
-        let ends = (crate::emulator::now() + 3600).to_string();
+        let ends = (now + 3600).to_string();
         json!({"is_active": true, "enforcement_type": "REACHOUT", "time_enforcement_ends": ends})
     } else {
         json!({"is_active": false})

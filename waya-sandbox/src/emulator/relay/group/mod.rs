@@ -10,9 +10,9 @@ use whatsapp_rust::wacore_binary::{Jid, Node};
 use super::account::pictured;
 use super::fanout::mode;
 use super::{Namespace, queue_for};
+use crate::emulator::GroupInfo;
 use crate::emulator::state::record::{Change, DeviceKey, GroupRecord};
 use crate::emulator::state::{Group, State};
-use crate::emulator::{GroupInfo, now};
 pub(crate) use show::{describe, participants, preview};
 
 /// How groups address their members.
@@ -48,7 +48,7 @@ pub(crate) fn make(state: &mut State, mut record: GroupRecord, pn_only: bool) ->
     record.members.retain(|member| seen.insert(member.clone()));
     let creator = record.members.first().cloned().unwrap_or_default();
     record.id = format!("1203630{:011}", rand::random_range(0..100_000_000_000_u64));
-    record.created = now();
+    record.created = state.now();
     record.creator.clone_from(&creator);
     let mut group = Group { record };
     let shown = describe(state, &group, pn_only);
@@ -98,7 +98,7 @@ pub(crate) fn notify(state: &mut State, group: &Group, (actor, hearers): (&str, 
         .attr("from", Jid::group(group.record.id.as_str()))
         .attr("type", "w:gp2")
         .attr("id", format!("group-{:016x}", rand::random::<u64>()))
-        .attr("t", now())
+        .attr("t", state.now())
         .attr("addressing_mode", mode(namespace(pn_only)));
     if let Some(actor) = state.accounts.get(actor) {
         stanza = stanza.attr("participant", namespace(pn_only).user(actor)).attr("notify", actor.record.name.as_str());
@@ -121,7 +121,7 @@ fn devices(state: &State, accounts: &[String]) -> Vec<DeviceKey> {
 /// Keeps a group whose picture was changed, and tells its members. False when that could not be kept.
 pub(crate) fn change_picture(state: &mut State, group: &Group, actor: &str, pn_only: bool) -> bool {
     let Some(author) = state.accounts.get(actor).map(|actor| namespace(pn_only).user(actor)) else { return false };
-    let told = pictured(&Jid::group(group.record.id.as_str()), &author, group.record.picture.as_ref());
+    let told = pictured(&Jid::group(group.record.id.as_str()), &author, group.record.picture.as_ref(), state.now());
     if !keep(state, group) {
         return false;
     }
