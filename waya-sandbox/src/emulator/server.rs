@@ -18,6 +18,8 @@ use super::{Emulator, wire};
 /// Path of the WebSocket.
 pub(super) const PATH: &str = "/ws/chat";
 
+/// Bytes that each connection reads at once. The usual 128 KiB are most of what a connection costs.
+const READ_BUFFER: usize = 8 << 10;
 /// How long requests under way have to end; nothing of theirs is lost, the emulator keeps its state as it goes.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -54,5 +56,6 @@ async fn upgrade(State(emulator): State<Emulator>, upgrade: WebSocketUpgrade) ->
     if emulator.fault_rules().refuses_everybody() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER);
     upgrade.on_upgrade(move |socket| wire::accept(emulator, socket))
 }
