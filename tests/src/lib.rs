@@ -3,11 +3,13 @@
 //! Everything binds to loopback, lives in temporary folders and is stopped when dropped.
 
 pub mod http;
+pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod world;
 
 pub use http::Api;
+pub use port::Port;
 pub use process::{Binary, Running};
 pub use world::{BUDI, OWN_PHONE, Options, SITI, World, until};
 

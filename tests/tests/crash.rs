@@ -8,7 +8,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests; the figures are for who reads the output")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use waya_daemon::model::Status;
-use waya_tests::{Api, Binary, Running};
+use waya_tests::{Api, Binary, Port, Running};
 
 const MESSAGES: usize = 500;
 const KILLS: usize = 50;
@@ -42,7 +41,7 @@ type Address = Arc<Mutex<Option<Api>>>;
 
 struct World {
     root: PathBuf,
-    emulator_port: u16,
+    port: Port,
     emulator: Option<Running>,
     daemon: Option<Running>,
     address: Address,
@@ -54,15 +53,15 @@ struct World {
 
 impl World {
     async fn start(root: &Path) -> Result<Self> {
-        let emulator_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let emulator = start_emulator(root, emulator_port)?;
+        let port = Port::any()?;
+        let emulator = start_emulator(root, &port)?;
         let admin = Api::admin(&emulator.ready_text("admin")?)?;
         let (_, people) = admin.get("/people").await?;
         let people = people["people"].as_array().context("no people")?;
         let people = people.iter().filter_map(|person| person["number"].as_str().map(str::to_owned)).collect();
         let mut world = Self {
             root: root.to_owned(),
-            emulator_port,
+            port,
             emulator: Some(emulator),
             daemon: None,
             address: Arc::default(),
@@ -84,7 +83,7 @@ impl World {
         let mut command = Binary::sandbox()?.command();
         command
             .arg("--connect")
-            .arg(format!("ws://127.0.0.1:{}/ws/chat", self.emulator_port))
+            .arg(format!("ws://{}/ws/chat", self.port.address))
             .arg("--data-dir")
             .arg(&data)
             .arg("--socket")
@@ -150,16 +149,16 @@ impl World {
             let (_, list) = api.get(&format!("/api/queue?status={status}&limit=1000")).await?;
             unfinished.extend(whatsapp_ids(&list["messages"]));
         }
-        self.emulator = Some(start_emulator(&self.root, self.emulator_port)?);
+        self.emulator = Some(start_emulator(&self.root, &self.port)?);
         self.unacked.clear();
         self.set_faults().await?;
         Ok(unfinished)
     }
 }
 
-fn start_emulator(root: &Path, port: u16) -> Result<Running> {
+fn start_emulator(root: &Path, port: &Port) -> Result<Running> {
     let mut command = Binary::sandbox()?.command();
-    command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(root.join("emulator"));
+    command.args(["serve", "--listen", &port.address.to_string(), "--data-dir"]).arg(root.join("emulator"));
     Running::start(command, &root.join("emulator.log"))
 }
 

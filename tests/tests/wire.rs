@@ -11,25 +11,24 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use waya_tests::{Api, BUDI, Binary, Running, SITI, until};
+use waya_tests::{Api, BUDI, Binary, Port, Running, SITI, until};
 
 /// One folder for both.
 struct World {
     root: TempDir,
     emulator: Option<Running>,
     /// Where the emulator listens.
-    address: SocketAddr,
+    port: Port,
     admin: Api,
 }
 
 impl World {
     fn start() -> Result<Self> {
         let root = tempfile::tempdir()?;
-        let emulator = emulator(root.path(), "127.0.0.1:0")?;
-        let whatsapp = emulator.ready_text("whatsapp")?;
-        let address = whatsapp.split('/').nth(2).context("no address")?.parse()?;
+        let port = Port::any()?;
+        let emulator = emulator(root.path(), &port)?;
         let admin = Api::admin(&emulator.ready_text("admin")?)?;
-        Ok(Self { root, emulator: Some(emulator), address, admin })
+        Ok(Self { root, emulator: Some(emulator), port, admin })
     }
 
     fn emulator_data(&self) -> PathBuf {
@@ -55,9 +54,10 @@ impl World {
     }
 }
 
-fn emulator(root: &Path, listen: &str) -> Result<Running> {
+fn emulator(root: &Path, port: &Port) -> Result<Running> {
     let mut command = Binary::sandbox()?.command();
-    command.args(["serve", "--people", "2", "--listen", listen, "--data-dir"]).arg(root.join("emulator"));
+    command.args(["serve", "--people", "2", "--listen", &port.address.to_string()]);
+    command.arg("--data-dir").arg(root.join("emulator"));
     Running::start(command, &root.join("emulator.log"))
 }
 
@@ -99,7 +99,7 @@ async fn until_arrived(admin: &Api, who: &str, text: &str) -> Result<()> {
 async fn a_text_is_in_the_clear_at_its_two_ends_only() -> Result<()> {
     let text = "rahasia ".repeat(200);
     let world = World::start()?;
-    let tap = Tap::start(world.address).await?;
+    let tap = Tap::start(world.port.address).await?;
     let (_daemon, api) = world.daemon(tap.address)?;
     until_session(&api, |session| session["state"] == "connected").await?;
 
@@ -138,22 +138,22 @@ async fn a_text_is_in_the_clear_at_its_two_ends_only() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_whatsapp_takes_work_and_catches_up() -> Result<()> {
     let mut world = World::start()?;
-    let (daemon, api) = world.daemon(world.address)?;
+    let (daemon, api) = world.daemon(world.port.address)?;
     until_session(&api, |session| session["state"] == "connected").await?;
     daemon.terminate()?;
     world.emulator.take().context("no emulator runs")?.terminate()?;
 
     // `Running::start` waits for the ready line.
-    let (_daemon, api) = world.daemon(world.address)?;
+    let (_daemon, api) = world.daemon(world.port.address)?;
     let offline = until_session(&api, |session| session["state"] == "offline").await?;
     let reason = offline["reason"].as_str().context("no reason")?;
-    assert!(reason.contains(&world.address.to_string()), "{offline}");
+    assert!(reason.contains(&world.port.address.to_string()), "{offline}");
     assert!(offline["retryAt"].is_i64(), "{offline}");
     let id = accept(&api, BUDI, "sebelum ada WhatsApp").await?;
     let (_, message) = api.get(&format!("/api/message-status/{id}")).await?;
     assert_eq!((&message["status"], &message["hold"]["reason"]), (&json!("pending"), &json!("offline")), "{message}");
 
-    world.emulator = Some(emulator(world.root.path(), &world.address.to_string())?);
+    world.emulator = Some(emulator(world.root.path(), &world.port)?);
     until_sent(&api, &id).await?;
     until_arrived(&world.admin, BUDI, "sebelum ada WhatsApp").await
 }

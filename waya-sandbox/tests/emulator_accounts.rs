@@ -88,7 +88,6 @@ async fn what_somebody_says_about_himself_is_told_and_kept() {
         ..Default::default()
     };
     let world = World::with(config).await;
-    let address = world.emulator.address();
     let (ani, mut budi) = two(&world).await;
     budi.say(ANI, "hello").await;
     ani.client.profile().set_status_text("Busy").await.unwrap();
@@ -101,9 +100,9 @@ async fn what_somebody_says_about_himself_is_told_and_kept() {
     assert_eq!(told, "Busy");
     let keys = budi.leave().await;
     ani.leave().await;
-    world.stop().await;
+    let port = world.stop().await;
 
-    let world = World::in_folder(folder.path(), Some(address)).await;
+    let world = World::in_folder(folder.path(), Some(port)).await;
     let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys).await;
     budi.connected().await;
     let known = budi.client.contacts().get_user_info(&[Jid::pn(ANI)]).await.unwrap();
@@ -129,7 +128,6 @@ async fn a_picture_is_shown_to_whom_it_may_be_and_everybody_hears_of_it() {
         ..Default::default()
     };
     let world = World::with(config).await;
-    let address = world.emulator.address();
     let (ani, mut budi) = two(&world).await;
     budi.say(ANI, "hello").await;
     let ani_jid = Jid::pn(ANI);
@@ -157,9 +155,9 @@ async fn a_picture_is_shown_to_whom_it_may_be_and_everybody_hears_of_it() {
     assert!(own.is_some(), "one sees oneself");
     ani.client.set_privacy_setting(PrivacyCategory::Profile, PrivacyValue::All).await.unwrap();
     let keys = (ani.leave().await, budi.leave().await);
-    world.stop().await;
+    let port = world.stop().await;
 
-    let world = World::in_folder(folder.path(), Some(address)).await;
+    let world = World::in_folder(folder.path(), Some(port)).await;
     let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys.1).await;
     budi.connected().await;
     assert!(budi.client.contacts().get_profile_picture(&ani_jid, false).await.unwrap().is_some());

@@ -83,7 +83,6 @@ async fn a_new_device_begins_with_patches_or_with_a_snapshot_also_after_a_restar
     };
     let world = World::with(config).await;
     let http = Https::new(&world);
-    let address = world.emulator.address();
     let desk = world.link_with(ANI, "Ani", &http).await;
     for number in 0..3 {
         pin(&desk, number).await;
@@ -99,9 +98,9 @@ async fn a_new_device_begins_with_patches_or_with_a_snapshot_also_after_a_restar
     desk.client.chat_actions().unpin_chat(&chat(0)).await.unwrap();
     desk.leave().await;
     second.leave().await;
-    world.stop().await;
+    let port = world.stop().await;
 
-    let world = World::in_folder(folder.path(), Some(address)).await;
+    let world = World::in_folder(folder.path(), Some(port)).await;
     let mut third = world.link_with(ANI, "Ani", &Https::new(&world)).await;
     let mut heard = Vec::new();
     for _ in 0..80 {

@@ -217,7 +217,6 @@ async fn a_link_leads_into_the_group_until_it_is_taken_back() {
 async fn a_group_is_the_same_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::in_folder(folder.path(), None).await;
-    let address = world.emulator.address();
     let ani = world.link(ANI, "Ani").await;
     world.emulator.ensure_account(BUDI, "Budi");
     let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
@@ -231,9 +230,9 @@ async fn a_group_is_the_same_after_a_restart() {
         .unwrap();
     let link = groups.get_invite_link(&jid, false).await.unwrap();
     let keys = ani.leave().await;
-    world.stop().await;
+    let port = world.stop().await;
 
-    let world = World::in_folder(folder.path(), Some(address)).await;
+    let world = World::in_folder(folder.path(), Some(port)).await;
     let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", keys).await;
     ani.connected().await;
     let groups = ani.client.groups();

@@ -201,11 +201,10 @@ async fn files_and_certificate_outlive_a_restart() {
     let scene = Scene::with(config.clone()).await;
     let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
     let Scene { world, http, ani } = scene;
-    let address = world.emulator.address();
     ani.leave().await;
-    world.stop().await;
+    let port = world.stop().await;
 
-    let world = World::in_folder(folder.path(), Some(address)).await;
+    let world = World::in_folder(folder.path(), Some(port)).await;
     let url = format!("https://{}{}", world.emulator.address(), uploaded.direct_path);
     // The same authority still vouches for it.
     let answer = http.client.get(url).send().await.unwrap();

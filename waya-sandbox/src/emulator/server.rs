@@ -30,7 +30,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), EmulatorError> {
     let stopping = emulator.stopping();
-    let listener = TlsListener::new(listener, emulator.address(), emulator.media().tls().clone());
+    let (listener, accepting) = TlsListener::new(listener, emulator.address(), emulator.media().tls().clone());
     let router = Router::new().route(PATH, any(upgrade)).merge(media::routes()).with_state(emulator).merge(rest);
     let stop = {
         let shutdown = shutdown.clone();
@@ -43,13 +43,16 @@ pub(super) async fn serve(
         shutdown.cancelled().await;
         tokio::time::sleep(LINGER).await;
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = axum::serve(listener, router).with_graceful_shutdown(stop) => served.map_err(EmulatorError::Serve),
         () = overdue => {
             tracing::warn!("stopping with requests under way");
             Ok(())
         }
-    }
+    };
+    // Whoever starts anew at this address finds it free.
+    let _ = accepting.await;
+    served
 }
 
 async fn upgrade(State(emulator): State<Emulator>, upgrade: WebSocketUpgrade) -> Response {

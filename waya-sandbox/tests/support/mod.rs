@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use waya_sandbox::emulator::{Emulator, EmulatorConfig, ScannedDevice};
@@ -30,8 +31,22 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// An emulator that is being served.
 pub struct World {
     pub emulator: Emulator,
+    port: Port,
     stop: CancellationToken,
     served: JoinHandle<()>,
+}
+
+/// A port that nobody else is given while its world starts anew: bound and never listened on, which leaves it free to
+/// whoever names it and to nobody who asks for any.
+pub struct Port(TcpSocket);
+
+impl Port {
+    pub fn any() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self(socket)
+    }
 }
 
 impl World {
@@ -39,34 +54,37 @@ impl World {
         Self::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..Default::default() }).await
     }
 
-    pub async fn in_folder(folder: &Path, listen: Option<SocketAddr>) -> Self {
-        let mut config = EmulatorConfig {
+    pub async fn in_folder(folder: &Path, port: Option<Port>) -> Self {
+        let config = EmulatorConfig {
             data_dir: Some(PathBuf::from(folder)),
             first_stanza_grace: Duration::ZERO,
             ..Default::default()
         };
-        if let Some(address) = listen {
-            config.listen = address;
-        }
-        Self::with(config).await
+        Self::on(port.unwrap_or_else(Port::any), config).await
     }
 
     pub async fn with(config: EmulatorConfig) -> Self {
+        Self::on(Port::any(), config).await
+    }
+
+    async fn on(port: Port, mut config: EmulatorConfig) -> Self {
+        config.listen = port.0.local_addr().unwrap();
         let emulator = Emulator::open(config).await.unwrap();
         let stop = CancellationToken::new();
         let (served, token) = (emulator.clone(), stop.clone());
         let served = tokio::spawn(async move {
             served.serve(axum::Router::new(), token).await.unwrap();
         });
-        Self { emulator, stop, served }
+        Self { emulator, port, stop, served }
     }
 
-    /// Ends the emulator and lets go of its folder.
-    pub async fn stop(self) {
+    /// Ends the emulator and lets go of its folder; the port is kept for the next one.
+    pub async fn stop(self) -> Port {
         self.stop.cancel();
         self.served.await.unwrap();
         let alone = self.emulator;
         until("the emulator to be let go of", || alone.is_last_handle()).await;
+        self.port
     }
 
     /// A client linked to this phone by QR, connected.

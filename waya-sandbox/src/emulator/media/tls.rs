@@ -14,6 +14,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -112,13 +113,14 @@ fn acceptor(kept: &Path) -> Result<TlsAcceptor, String> {
 pub(in crate::emulator) struct TlsListener {
     ready: mpsc::Receiver<(Io, SocketAddr)>,
     address: SocketAddr,
-    accepting: tokio::task::JoinHandle<()>,
+    accepting: AbortHandle,
 }
 
 type Io = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl TlsListener {
-    pub(in crate::emulator) fn new(listener: TcpListener, address: SocketAddr, tls: Tls) -> Self {
+    /// Also gives the task that owns `listener`: once this is dropped, its end frees the port.
+    pub(in crate::emulator) fn new(listener: TcpListener, address: SocketAddr, tls: Tls) -> (Self, JoinHandle<()>) {
         let (sender, ready) = mpsc::channel(BACKLOG);
         let accepting = tokio::spawn(async move {
             loop {
@@ -138,7 +140,7 @@ impl TlsListener {
                 }
             }
         });
-        Self { ready, address, accepting }
+        (Self { ready, address, accepting: accepting.abort_handle() }, accepting)
     }
 }
 
