@@ -200,8 +200,10 @@ async fn files_and_certificate_outlive_a_restart() {
     let config = EmulatorConfig { data_dir: Some(folder.path().to_owned()), ..Default::default() };
     let scene = Scene::with(config.clone()).await;
     let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
-    let Scene { world, http, ani } = scene;
+    let Scene { world, ani, .. } = scene;
     ani.leave().await;
+    // A client that holds no connection to the one that ends.
+    let http = Https::new(&world);
     let port = world.stop().await;
 
     let world = World::in_folder(folder.path(), Some(port)).await;
