@@ -110,7 +110,8 @@ impl SandboxService for Grpc {
     }
 
     async fn phone(&self, request: Request<PhoneRequest>) -> Answer<PhoneResponse> {
-        self.0.set_phone_online(request.get_ref().online).await.map_err(refused)?;
+        let PhoneRequest { online, who } = request.into_inner();
+        self.0.set_phone_online(who.as_deref(), online).await.map_err(refused)?;
         Ok(Response::new(PhoneResponse {}))
     }
 }

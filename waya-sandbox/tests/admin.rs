@@ -63,6 +63,7 @@ async fn switches_answer_what_they_did() {
         ("/read", json!({"who": "Siti"})),
         ("/phone", json!({"state": "online"})),
         ("/phone", json!({"state": "offline"})),
+        ("/phone", json!({"state": "online", "who": "Siti"})),
     ] {
         let (status, answer) = post(&sandbox, path, &body).await;
         assert_eq!((status, &answer["success"]), (200, &json!(true)), "{path} {body}: {answer}");
@@ -92,6 +93,8 @@ async fn refusals_say_what_is_wrong() {
         (Method::POST, "/fault", r#"{"kind":"explode"}"#),
         (Method::POST, "/fault", r#"{"kind":"ack-delay"}"#),
         (Method::POST, "/phone", r#"{"state":"broken"}"#),
+        (Method::POST, "/phone", r#"{"state":"online","who":"628999"}"#),
+        (Method::POST, "/phone", r#"{"state":"online","who":"Nobody"}"#),
         (Method::POST, "/mock-phone/scan-qr", "not a code"),
         (Method::POST, "/mock-phone/enter-code", r#"{"phone":"6281200000001","code":"ABCD1234"}"#),
     ] {

@@ -19,6 +19,7 @@ use whatsapp_rust::upload::{UploadOptions, UploadResponse};
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::message::ImageMessage;
+use whatsapp_rust::{MediaRetryResult, MediaReuploadRequest};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
@@ -231,6 +232,109 @@ async fn who_says_nothing_or_half_a_handshake_holds_up_nobody() {
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(support::LIMIT, garbled.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "a broken handshake is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_that_is_on_uploads_a_file_again() {
+    let scene = Scene::with(EmulatorConfig { media_lifetime: Duration::from_secs(3_600), ..Default::default() }).await;
+    let mut budi = scene.world.link_with(BUDI, "Budi", &scene.http).await;
+    let content = bytes(20_000);
+    let uploaded = upload(&scene.ani, content.clone()).await.unwrap();
+    let message = wa::Message { image_message: MessageField::some(picture(&uploaded)), ..Default::default() };
+    let sent = scene.ani.client.send_message(Jid::pn(BUDI), message).await.unwrap();
+    let mut received = budi.message(|message| message.image_message.as_option().cloned()).await;
+    scene.world.emulator.clock().set_ahead(7_200_000);
+    let error = budi.client.download(&received).await.unwrap_err();
+    assert!(format!("{error:#}").contains("410"), "{error:#}");
+
+    scene.world.emulator.set_handset_online(BUDI, true);
+    let ani = lid(&scene, ANI);
+    let asked = Asked { id: &sent.message_id, chat: &ani, own: false, participant: None };
+    let again = asked.of(&budi, &uploaded.media_key).await;
+    received.direct_path = Some(path(again));
+    received.url = None;
+    assert_eq!(budi.client.download(&received).await.unwrap(), content);
+
+    // What it was sent as to its own phone, by another name of the chat.
+    scene.world.emulator.set_handset_online(ANI, true);
+    let asked = Asked { id: &sent.message_id, chat: &Jid::pn(BUDI), own: true, participant: None };
+    path(asked.of(&scene.ani, &uploaded.media_key).await);
+
+    for (asked, key, wanted) in [
+        (Asked { id: "3EB0UNKNOWN", ..asked }, uploaded.media_key, "NotFound"),
+        (Asked { own: false, ..asked }, uploaded.media_key, "NotFound"),
+        (asked, [1; 32], "DecryptionError"),
+    ] {
+        assert_eq!(format!("{:?}", asked.of(&scene.ani, &key).await), wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_uploads_the_files_of_a_group_again() {
+    let mut scene = Scene::start().await;
+    let mut budi = scene.world.link_with(BUDI, "Budi", &scene.http).await;
+    scene.world.emulator.set_handset_online(BUDI, true);
+    let group = scene.world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    let group: Jid = group.jid.parse().unwrap();
+    let uploaded = upload(&scene.ani, bytes(500)).await.unwrap();
+    // The first one hands the sender key over, the second does not.
+    for _ in 0..2 {
+        let message = wa::Message { image_message: MessageField::some(picture(&uploaded)), ..Default::default() };
+        let sent = scene.ani.client.send_message(group.clone(), message).await.unwrap();
+        assert_eq!(scene.ani.ack(&sent.message_id).await, None);
+        budi.message(|message| message.image_message.as_option().cloned()).await;
+        let ani = lid(&scene, ANI);
+        let asked = Asked { id: &sent.message_id, chat: &group, own: false, participant: Some(&ani) };
+        let again = path(asked.of(&budi, &uploaded.media_key).await);
+        let answer = scene.http.client.get(scene.url(&again)).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_that_is_off_does_not_answer() {
+    let scene = Scene::start().await;
+    let budi = scene.world.link_with(BUDI, "Budi", &scene.http).await;
+    let (ani, key) = (Jid::pn(ANI), [1; 32]);
+    let asked = Asked { id: "3EB0UNKNOWN", chat: &ani, own: false, participant: None };
+    let unanswered = asked.of(&budi, &key);
+    assert!(tokio::time::timeout(Duration::from_secs(1), unanswered).await.is_err());
+    scene.world.emulator.set_handset_online(BUDI, true);
+    assert!(matches!(asked.of(&budi, &key).await, MediaRetryResult::NotFound));
+}
+
+fn lid(scene: &Scene, phone: &str) -> Jid {
+    let accounts = scene.world.emulator.accounts();
+    Jid::lid(accounts.into_iter().find(|account| account.phone == phone).unwrap().lid)
+}
+
+/// A message whose file is asked for again.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    id: &'a str,
+    chat: &'a Jid,
+    own: bool,
+    participant: Option<&'a Jid>,
+}
+
+impl Asked<'_> {
+    async fn of(&self, person: &Person, media_key: &[u8]) -> MediaRetryResult {
+        let request = MediaReuploadRequest {
+            msg_id: self.id,
+            chat_jid: self.chat,
+            media_key,
+            is_from_me: self.own,
+            participant: self.participant,
+        };
+        person.client.media_reupload().request(&request).await.unwrap()
+    }
+}
+
+fn path(result: MediaRetryResult) -> String {
+    match result {
+        MediaRetryResult::Success { direct_path } => direct_path,
+        other => panic!("not uploaded again: {other:?}"),
+    }
 }
 
 fn base64_url(bytes: &[u8]) -> String {

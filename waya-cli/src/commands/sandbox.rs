@@ -49,10 +49,12 @@ pub enum SandboxCommand {
     },
     /// Show the emulator's counters
     Stats,
-    /// Take your own account's phone offline or online
+    /// Take somebody's phone offline or online: your own account's unless you name somebody
     Phone {
         /// offline or online
         link: Link,
+        /// A number or a name
+        who: Option<String>,
     },
 }
 
@@ -208,9 +210,9 @@ pub async fn run(command: SandboxCommand, context: &mut Context) -> Result<ExitC
             // JSON in either dress: its shape is the emulator's.
             output.line(answer.json)?;
         }
-        SandboxCommand::Phone { link } => {
+        SandboxCommand::Phone { link, who } => {
             let online = link == Link::Online;
-            daemon.phone(call(PhoneRequest { online })).await?;
+            daemon.phone(call(PhoneRequest { online, who })).await?;
             if output.json {
                 output.json(&json::sandbox::Phone::new(online))?;
             } else {

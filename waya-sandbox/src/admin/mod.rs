@@ -95,6 +95,7 @@ enum Switch {
 #[derive(Deserialize)]
 struct Phone {
     state: Switch,
+    who: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -187,9 +188,9 @@ async fn clear_faults(State(control): Control, target: Query<Target>) -> Answer<
 }
 
 async fn phone(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
-    let Phone { state } = parse(&body)?;
+    let Phone { state, who } = parse(&body)?;
     let online = matches!(state, Switch::Online);
-    control.set_phone_online(online).await?;
+    control.set_phone_online(who.as_deref(), online).await?;
     Ok(done(json!({ "online": online })))
 }
 

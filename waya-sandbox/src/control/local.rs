@@ -256,12 +256,13 @@ impl SandboxControl for Local {
         Ok(self.active())
     }
 
-    async fn set_phone_online(&self, online: bool) -> Result<(), ControlError> {
-        if self.emulator.set_handset_online(OWN_PHONE, online) {
+    async fn set_phone_online(&self, who: Option<&str>, online: bool) -> Result<(), ControlError> {
+        let phone = who.map_or_else(|| Ok(OWN_PHONE.to_owned()), |who| self.number(who))?;
+        if self.emulator.set_handset_online(&phone, online) {
             return Ok(());
         }
-        let problem = format!("the phone {OWN_PHONE} cannot be switched now");
-        Err(ControlError::Invalid { field: "phone", problem })
+        let problem = format!("{phone} has no account here, or cannot be switched now");
+        Err(ControlError::Invalid { field: "who", problem })
     }
 
     async fn clock(&self, request: ClockRequest) -> Result<ClockView, ControlError> {

@@ -43,8 +43,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn set_online(&self, who: &str, online: bool) -> Result<PersonView, ControlError>;
     /// Switches a fault on or off; returns what is on then.
     async fn fault(&self, request: FaultRequest) -> Result<FaultList, ControlError>;
-    /// Switches the handset of the own account on or off.
-    async fn set_phone_online(&self, online: bool) -> Result<(), ControlError>;
+    /// Switches somebody's handset on or off: that of the own account if nobody is named.
+    async fn set_phone_online(&self, who: Option<&str>, online: bool) -> Result<(), ControlError>;
     /// Moves the clock, or shows it.
     async fn clock(&self, request: ClockRequest) -> Result<ClockView, ControlError>;
     /// The emulator's counters.

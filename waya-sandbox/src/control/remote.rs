@@ -155,9 +155,9 @@ impl SandboxControl for Remote {
         self.send(self.client.post(self.url(&["fault"])).json(&request)).await
     }
 
-    async fn set_phone_online(&self, online: bool) -> Result<(), ControlError> {
+    async fn set_phone_online(&self, who: Option<&str>, online: bool) -> Result<(), ControlError> {
         let state = if online { "online" } else { "offline" };
-        let _: Value = self.post("phone", &json!({ "state": state })).await?;
+        let _: Value = self.post("phone", &json!({ "state": state, "who": who })).await?;
         Ok(())
     }
 

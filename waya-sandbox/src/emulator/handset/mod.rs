@@ -1,14 +1,18 @@
 //! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys and history.
 //!
-//! A handset decrypts nothing: what is sent to it is at most confirmed, when it is switched on.
+//! What is sent to a handset is confirmed when it is switched on. It opens a message only when a device asks for the
+//! file of it again.
 
 pub(crate) mod adv;
 mod history;
 mod keys;
+mod opening;
 mod pairing;
 mod pairing_code;
 mod passkey;
 mod peer;
+mod reupload;
+mod signal;
 mod waiting;
 
 use super::state::phone_digits;
@@ -20,6 +24,7 @@ pub(crate) use keys::{share_keys, share_keys_if_due};
 pub(crate) use pairing_code::{take_finish, take_hello};
 pub use passkey::passkey_answer;
 pub(crate) use passkey::{options, reference, take_keys, take_nonce, take_prologue};
+pub(crate) use reupload::upload_again;
 pub(crate) use waiting::{Pairings, big_endian, offer_pairing};
 
 /// Lets a handset scan a pairing QR.

@@ -1,20 +1,19 @@
 //! What a handset tells a device it linked: end-to-end-encrypted messages between the devices of one account.
 //!
-//! The handset keeps no session: each hand-over starts a fresh one from the device's bundle.
+//! Each hand-over starts a fresh session from the device's bundle.
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use whatsapp_rust::wacore::libsignal::protocol::error::Result as SignalResult;
 use whatsapp_rust::wacore::libsignal::protocol::{
-    CiphertextMessage, Direction, IdentityChange, IdentityKey, IdentityKeyPair, IdentityKeyStore, PreKeyBundle,
-    ProtocolAddress, PublicKey, SessionRecord, SessionStore, UsePQRatchet, message_encrypt, process_prekey_bundle,
+    CiphertextMessage, IdentityKey, PreKeyBundle, ProtocolAddress, PublicKey, SessionRecord, UsePQRatchet,
+    message_encrypt, process_prekey_bundle,
 };
 use whatsapp_rust::wacore::messages::MessageUtils;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, marshal};
 use whatsapp_rust::waproto::whatsapp as wa;
 
+use super::signal::{Handset, OneSession};
 use crate::emulator::relay::canonical;
 use crate::emulator::state::record::{Change, PreKey, PreKeyTaken, QueuedRecord};
 use crate::emulator::state::{Account, Device, State};
@@ -25,7 +24,7 @@ pub(super) fn hand_over(state: &mut State, phone: &str, device: u16, message: &w
     let known = account.devices.get(&device)?;
     let key = account.key(device);
     let pre_key = known.pre_keys.front().cloned();
-    let Some(sealed) = seal(account, known, device, pre_key.as_ref(), message) else {
+    let Some((sealed, session)) = seal(account, known, device, pre_key.as_ref(), message) else {
         tracing::warn!(device, "the handset cannot encrypt for a device");
         return None;
     };
@@ -49,6 +48,7 @@ pub(super) fn hand_over(state: &mut State, phone: &str, device: u16, message: &w
     let entries = vec![entry];
     state.commit(Change::Queued(QueuedRecord { entries: entries.clone() })).ok()?;
     state.deliver(&entries);
+    state.letters.entry(phone.to_owned()).or_default().keep_session(device, session);
     Some(())
 }
 
@@ -58,7 +58,7 @@ fn seal(
     number: u16,
     pre_key: Option<&PreKey>,
     message: &wa::Message,
-) -> Option<Vec<u8>> {
+) -> Option<(Vec<u8>, SessionRecord)> {
     let record = &device.record;
     let public = |bytes: &[u8]| PublicKey::from_djb_public_key_bytes(bytes).ok();
     let pre_key = match pre_key {
@@ -76,13 +76,7 @@ fn seal(
     )
     .ok()?;
     let mut sessions = OneSession(None);
-    let mut identity = Handset {
-        identity: IdentityKeyPair::new(
-            IdentityKey::new(account.identity.public_key),
-            account.identity.private_key.clone(),
-        ),
-        registration_id: account.record.registration_id,
-    };
+    let mut identity = Handset::of(account);
     let address = ProtocolAddress::new(account.phone(), u32::from(number).into());
     let plaintext = MessageUtils::encode_and_pad(message);
     // The stores answer at once, so these futures never wait.
@@ -90,53 +84,6 @@ fn seal(
         .now_or_never()?
         .ok()?;
     let sealed = message_encrypt(&plaintext, &address, &mut sessions, &mut identity).now_or_never()?.ok()?;
-    matches!(sealed, CiphertextMessage::PreKeySignalMessage(_)).then(|| sealed.serialize().to_vec())
-}
-
-/// The session of one hand-over.
-struct OneSession(Option<SessionRecord>);
-
-#[async_trait]
-impl SessionStore for OneSession {
-    async fn load_session(&self, _: &ProtocolAddress) -> SignalResult<Option<SessionRecord>> {
-        Ok(self.0.clone())
-    }
-
-    async fn has_session(&self, _: &ProtocolAddress) -> SignalResult<bool> {
-        Ok(self.0.is_some())
-    }
-
-    async fn store_session(&mut self, _: &ProtocolAddress, record: SessionRecord) -> SignalResult<()> {
-        self.0 = Some(record);
-        Ok(())
-    }
-}
-
-/// A handset as Signal sees it: it trusts whatever bundle the server holds.
-struct Handset {
-    identity: IdentityKeyPair,
-    registration_id: u32,
-}
-
-#[async_trait]
-impl IdentityKeyStore for Handset {
-    async fn get_identity_key_pair(&self) -> SignalResult<IdentityKeyPair> {
-        Ok(self.identity.clone())
-    }
-
-    async fn get_local_registration_id(&self) -> SignalResult<u32> {
-        Ok(self.registration_id)
-    }
-
-    async fn save_identity(&mut self, _: &ProtocolAddress, _: &IdentityKey) -> SignalResult<IdentityChange> {
-        Ok(IdentityChange::NewOrUnchanged)
-    }
-
-    async fn is_trusted_identity(&self, _: &ProtocolAddress, _: &IdentityKey, _: Direction) -> SignalResult<bool> {
-        Ok(true)
-    }
-
-    async fn get_identity(&self, _: &ProtocolAddress) -> SignalResult<Option<IdentityKey>> {
-        Ok(None)
-    }
+    let opens = matches!(sealed, CiphertextMessage::PreKeySignalMessage(_));
+    Some((opens.then(|| sealed.serialize().to_vec())?, sessions.0?))
 }

@@ -102,6 +102,12 @@ fn address(emulator: &Emulator, hash: &Hash) -> Uploaded {
     named(emulator, &format!("{}.enc", URL_SAFE_NO_PAD.encode(hash)))
 }
 
+/// Where an encrypted file that is here can be loaded from, from now on: its path.
+pub(in crate::emulator) fn address_again(emulator: &Emulator, hash: &[u8]) -> Option<String> {
+    let hash = Hash::try_from(hash).ok()?;
+    emulator.media().files.is_whole(&hash).then(|| address(emulator, &hash).direct_path).flatten()
+}
+
 /// Where a picture of the server's own can be loaded from, from now on: URL and path.
 pub(in crate::emulator) fn picture_address(emulator: &Emulator, hash: &Hash) -> (String, String) {
     let address = named(emulator, &format!("{}.jpg", URL_SAFE_NO_PAD.encode(hash)));

@@ -23,7 +23,7 @@ use super::wire::ServerIdentity;
 use files::Files;
 use signing::Signer;
 
-pub(super) use http::{keep, picture_address, routes};
+pub(super) use http::{address_again, keep, picture_address, routes};
 pub(super) use tls::{Tls, TlsListener};
 
 /// Seconds a client may keep the list of hosts.

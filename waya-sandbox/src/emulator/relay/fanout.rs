@@ -41,15 +41,13 @@ impl Handed<'_> {
     }
 
     /// Addresses and ciphertexts of `<participants>`.
-    fn encrypted(&self) -> impl Iterator<Item = (Jid, Option<Node>)> {
+    pub(super) fn encrypted(&self) -> impl Iterator<Item = (Jid, Option<&NodeRef<'_>>)> {
         let list = self.node.get_optional_child("participants").and_then(NodeRef::children);
-        list.unwrap_or_default()
-            .iter()
-            .filter_map(|to| Some((jid_attr(to, "jid")?, to.get_optional_child("enc").map(NodeRef::to_owned))))
+        list.unwrap_or_default().iter().filter_map(|to| Some((jid_attr(to, "jid")?, to.get_optional_child("enc"))))
     }
 
     fn direct_copies(&self, state: &State, sender: &Account) -> Vec<Copy> {
-        let bare = self.node.get_optional_child("enc").map(|enc| (self.to.clone(), Some(enc.to_owned())));
+        let bare = self.node.get_optional_child("enc").map(|enc| (self.to.clone(), Some(enc)));
         let namespace = Namespace::of(&self.to);
         self.encrypted()
             .chain(bare)
@@ -58,7 +56,7 @@ impl Handed<'_> {
                 account.devices.contains_key(&jid.device).then_some(())?;
                 (!account.blocks(sender.phone())).then_some(())?;
                 let from = namespace.device(sender, self.device);
-                let mut stanza = self.envelope(sender, &from, enc?);
+                let mut stanza = self.envelope(sender, &from, enc?.to_owned());
                 if account.phone() == self.phone {
                     let chat = jid_attr(self.node, "recipient").unwrap_or_else(|| self.to.to_non_ad());
                     if !self.is_peer() {
@@ -88,8 +86,10 @@ impl Handed<'_> {
         let namespace = self.group_namespace();
         let from = namespace.device(sender, self.device);
         let shared = self.node.get_optional_child("enc").map(NodeRef::to_owned);
-        let own: Vec<_> =
-            self.encrypted().filter_map(|(jid, enc)| Some((state.account_of(&jid)?.key(jid.device), enc?))).collect();
+        let own: Vec<_> = self
+            .encrypted()
+            .filter_map(|(jid, enc)| Some((state.account_of(&jid)?.key(jid.device), enc?.to_owned())))
+            .collect();
         devices
             .iter()
             .filter_map(|jid| {
@@ -185,23 +185,5 @@ pub(super) fn mode(namespace: Namespace) -> &'static str {
     match namespace {
         Namespace::Pn => "pn",
         Namespace::Lid => "lid",
-    }
-}
-
-/// Used by the handsets: every account that has a copy of this message on its handset.
-pub(super) fn handsets_reached<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Account> {
-    let others = |account: &&Account| account.phone() != handed.phone && account.record.handset_online;
-    match handed.to.server {
-        Server::Group => {
-            let members = state.groups.get(handed.to.user.as_str());
-            let members = members.map(|group| group.record.members.as_slice()).unwrap_or_default();
-            members.iter().filter_map(|phone| state.accounts.get(phone)).filter(others).collect()
-        }
-        _ => handed
-            .encrypted()
-            .filter(|(jid, _)| jid.device == 0)
-            .filter_map(|(jid, _)| state.account_of(&jid))
-            .filter(others)
-            .collect(),
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
-use super::{canonical, jid_attr, newsletter, receipt, text_attr};
+use super::{canonical, handsets, jid_attr, newsletter, receipt, text_attr};
 use crate::emulator::faults::{AckFate, Whom};
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
@@ -62,6 +62,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     }
     receipt::confirm_by_handsets(emulator, &mut state, &handed);
     if counted {
+        handsets::lay_down(&mut state, &handed);
         let counts = state.counts.of(phone);
         counts.in_flight += 1;
         *counts.unacked_ids.entry(handed.id.clone()).or_default() += 1;

@@ -5,6 +5,7 @@ pub(crate) mod backlog;
 pub(crate) mod devices;
 mod fanout;
 pub(crate) mod group;
+mod handsets;
 pub(crate) mod message;
 pub(crate) mod newsletter;
 pub(crate) mod presence;

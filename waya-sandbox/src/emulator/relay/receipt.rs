@@ -3,9 +3,8 @@
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
 
-use super::fanout::handsets_reached;
 use super::message::Handed;
-use super::{Namespace, backlog, canonical, jid_attr, queue_for, text_attr};
+use super::{Namespace, backlog, canonical, handsets, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
@@ -102,7 +101,10 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
     if !retry && (rules.drops_receipts(Whom(phone, Some(device))) || rules.drops_receipts(Whom(&author, None))) {
         return Some(());
     }
-    if matches!(receipt.kind, "peer_msg" | "hist_sync" | "server-error") {
+    if receipt.kind == "server-error" {
+        return handset::upload_again(emulator, state, (phone, device), receipt.node, receipt.id);
+    }
+    if matches!(receipt.kind, "peer_msg" | "hist_sync") {
         return Some(());
     }
     let sender = state.accounts.get(phone)?;
@@ -150,7 +152,7 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
     let rules = emulator.fault_rules();
     let Some(author) = state.accounts.get(handed.phone) else { return };
     let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
-    let receipts: Vec<_> = handsets_reached(state, handed)
+    let receipts: Vec<_> = handsets::reached(state, handed)
         .into_iter()
         .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
         .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))

@@ -9,6 +9,7 @@ pub(crate) mod app_state;
 pub(crate) mod device;
 pub(crate) mod group;
 mod journal;
+pub(crate) mod letters;
 pub(crate) mod newsletter;
 mod queue;
 pub(crate) mod record;
@@ -24,6 +25,7 @@ pub(crate) use account::{Account, phone_digits};
 pub(crate) use device::{Device, Flow, Session};
 pub(crate) use group::Group;
 use journal::Journal;
+use letters::Letters;
 pub(crate) use newsletter::Newsletter;
 use record::{Change, DeviceKey, QueueEntry, Record};
 
@@ -39,6 +41,8 @@ pub(crate) struct State {
     pub(crate) groups: BTreeMap<String, Group>,
     pub(crate) newsletters: BTreeMap<String, Newsletter>,
     pub(crate) counts: Counts,
+    /// By phone: what lies on the handsets.
+    pub(crate) letters: HashMap<String, Letters>,
     last_sequence: u64,
     clock: Clock,
     journal: Option<Journal>,

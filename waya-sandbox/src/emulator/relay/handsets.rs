@@ -1,0 +1,62 @@
+//! The handsets' copies of messages: whose handset gets one, and what lies there afterwards.
+
+use whatsapp_rust::wacore_binary::{NodeRef, Server};
+
+use super::canonical;
+use super::message::Handed;
+use crate::emulator::state::letters::{Letter, Sealed};
+use crate::emulator::state::{Account, State};
+
+/// Every account whose handset has a copy of this message, the sender's own among them.
+fn owners<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Account> {
+    if handed.to.server == Server::Group {
+        let group = state.groups.get(handed.to.user.as_str());
+        let members = group.map(|group| group.record.members.as_slice()).unwrap_or_default();
+        return members.iter().filter_map(|phone| state.accounts.get(phone)).collect();
+    }
+    handed
+        .encrypted()
+        .filter(|(jid, _)| jid.device == 0)
+        .filter_map(|(jid, _)| state.account_of(&jid))
+        .filter(|account| !account.blocks(handed.phone))
+        .collect()
+}
+
+/// The accounts of others that have a copy of this message on a handset that is switched on.
+pub(super) fn reached<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Account> {
+    let others = |account: &&Account| account.phone() != handed.phone && account.record.handset_online;
+    owners(state, handed).into_iter().filter(others).collect()
+}
+
+/// Lays a message with a file on the handsets that it is for, and whatever may bring sender keys.
+pub(super) fn lay_down(state: &mut State, handed: &Handed<'_>) {
+    let media = handed.node.get_attr("type").is_some_and(|kind| kind == "media");
+    let shares = matches!(handed.to.server, Server::Group | Server::Broadcast);
+    if !media && !shares {
+        return;
+    }
+    let sender = (handed.phone.to_owned(), handed.device);
+    let chat = canonical(state, &handed.to);
+    let own = handed.encrypted().filter(|(jid, _)| jid.device == 0);
+    let own = own.filter_map(|(jid, enc)| Some((state.account_of(&jid)?.phone().to_owned(), sealed(enc?)?)));
+    for (phone, sealed) in own.collect::<Vec<_>>() {
+        if shares {
+            state.letters.entry(phone).or_default().keep_sender_key(&chat, sender.clone(), sealed);
+            continue;
+        }
+        let chat = if phone == handed.phone { chat.clone() } else { handed.phone.to_owned() };
+        let letter = Letter { chat, id: handed.id.clone(), sender: sender.clone(), sealed };
+        state.letters.entry(phone).or_default().keep(letter);
+    }
+    let shared = handed.node.get_optional_child("enc").filter(|_| media && shares).and_then(sealed);
+    let Some(sealed) = shared else { return };
+    let letter = Letter { chat, id: handed.id.clone(), sender, sealed };
+    let owners: Vec<_> = owners(state, handed).into_iter().map(|owner| owner.phone().to_owned()).collect();
+    for phone in owners {
+        state.letters.entry(phone).or_default().keep(letter.clone());
+    }
+}
+
+fn sealed(enc: &NodeRef<'_>) -> Option<Sealed> {
+    Sealed::of(&enc.get_attr("type")?.as_str(), enc.content_bytes()?)
+}
