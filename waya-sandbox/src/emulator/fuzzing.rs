@@ -10,21 +10,19 @@ use whatsapp_rust::wacore::framing::FrameDecoder;
 use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::util::unpack_bytes;
 
-use super::Emulator;
-use super::session::Session;
-use super::session::trial::sessions;
+use super::session::trial::{Trial, sessions};
 
 /// Inputs that one server takes before there is a fresh one: what they leave behind would slow them down.
 const INPUTS_A_SERVER: u32 = 2_000;
 
-struct Trial {
+struct Fuzzed {
     runtime: Runtime,
-    world: Option<(Emulator, Vec<Session>)>,
+    world: Option<Trial>,
     inputs: u32,
 }
 
 thread_local! {
-    static TRIAL: RefCell<Trial> = RefCell::new(Trial {
+    static FUZZED: RefCell<Fuzzed> = RefCell::new(Fuzzed {
         runtime: Builder::new_current_thread().enable_all().build().unwrap(),
         world: None,
         inputs: 0,
@@ -47,14 +45,14 @@ pub fn frames(bytes: &[u8]) {
 
 /// Stanzas, each behind its length in two bytes.
 pub fn stanzas(mut bytes: &[u8]) {
-    TRIAL.with_borrow_mut(|trial| {
-        let Trial { runtime, world, inputs } = trial;
+    FUZZED.with_borrow_mut(|fuzzed| {
+        let Fuzzed { runtime, world, inputs } = fuzzed;
         let _in_runtime = runtime.enter();
         if *inputs % INPUTS_A_SERVER == 0 {
             *world = Some(runtime.block_on(sessions()));
         }
         *inputs += 1;
-        let (_, sessions) = world.as_ref().unwrap();
+        let sessions = &world.as_ref().unwrap().sessions;
         while let Some((length, rest)) = bytes.split_first_chunk() {
             let (stanza, rest) = rest.split_at(rest.len().min(usize::from(u16::from_be_bytes(*length))));
             bytes = rest;

@@ -132,3 +132,68 @@ fn preview<'a>(entries: impl Iterator<Item = &'a QueueEntry>) -> Node {
 fn info(child: Node) -> Node {
     NodeBuilder::new("ib").attr("from", "s.whatsapp.net").children([child]).build()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::emulator::relay::queue_for;
+    use crate::emulator::session::trial::{ANI, Trial, sessions};
+    use crate::emulator::state::record::DeviceKey;
+
+    /// Ani's device comes, and this many texts have waited for it.
+    async fn come_back_to(texts: usize) -> Trial {
+        let trial = sessions().await;
+        for text in 0..texts {
+            let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+            let from = NodeBuilder::new("message").attr("from", "6281200000002@s.whatsapp.net");
+            queue_for(&mut trial.emulator.state(), vec![key], "message", &from.attr("id", text).build()).unwrap();
+        }
+        begin(&trial.emulator, &trial.sessions[0].connection, ANI, 1);
+        trial
+    }
+
+    /// The ids of the messages among these, and whether they were the last.
+    fn messages(told: &[Node]) -> (Vec<usize>, bool) {
+        let ids = told.iter().filter(|node| node.tag == "message");
+        let ids = ids.map(|node| node.attrs.get("id").unwrap().as_str().parse().unwrap()).collect();
+        (ids, told.iter().any(|node| node.get_optional_child("offline").is_some()))
+    }
+
+    fn confirm(trial: &Trial, ids: &[usize]) {
+        for id in ids {
+            let to = NodeBuilder::new("receipt").attr("to", "6281200000002@s.whatsapp.net").attr("id", *id);
+            let bytes = marshal(&to.build()).unwrap();
+            trial.sessions[0].handle(&unmarshal_ref(&bytes[1..]).unwrap());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_and_confirms_nothing_gets_everything_in_order() {
+        let mut trial = come_back_to(300).await;
+        assert_eq!(messages(&trial.told(0)), ((0..5).collect(), false));
+        let mut came = Vec::new();
+        for last in [false, true] {
+            tokio::time::sleep(PATIENCE * 5 / 2).await;
+            let (ids, ended) = messages(&trial.told(0));
+            assert_eq!(ended, last);
+            came.extend(ids);
+        }
+        assert_eq!(came, (5..300).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_confirms_gets_the_next_page_at_once() {
+        let mut trial = come_back_to(300).await;
+        let mut next = 0;
+        for (page, last) in [(5, false), (200, false), (95, true)] {
+            let (ids, ended) = messages(&trial.told(0));
+            assert_eq!((ids.clone(), ended), ((next..next + page).collect(), last));
+            confirm(&trial, &ids[1..]);
+            assert_eq!(messages(&trial.told(0)), (vec![], false), "one is still unconfirmed");
+            confirm(&trial, &ids[..1]);
+            next += page;
+        }
+        assert_eq!(trial.emulator.state().queued(), 0);
+    }
+}

@@ -187,3 +187,33 @@ pub(super) fn mode(namespace: Namespace) -> &'static str {
         Namespace::Lid => "lid",
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use whatsapp_rust::wacore_binary::marshal;
+    use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
+
+    use super::*;
+    use crate::emulator::session::trial::{ANI, BUDI, Trial, sessions};
+
+    /// The hash that the ack of a group message tells to one that was sent with this hash.
+    fn told(trial: &mut Trial, hash: &str) -> Option<String> {
+        let group = Jid::group(trial.emulator.groups()[0].jid.trim_end_matches("@g.us"));
+        let message = NodeBuilder::new("message").attr("to", group).attr("id", "A").attr("phash", hash);
+        let bytes = marshal(&message.attr("addressing_mode", "pn").build()).unwrap();
+        trial.sessions[0].handle(&unmarshal_ref(&bytes[1..]).unwrap());
+        let told = trial.told(0);
+        let ack = told.iter().find(|node| node.tag == "ack").expect("no ack came");
+        Some(ack.attrs.get("phash")?.as_str().into_owned())
+    }
+
+    #[tokio::test]
+    async fn who_writes_to_others_than_a_group_has_is_told_its_hash() {
+        let mut trial = sessions().await;
+        let devices = [Jid::pn(ANI), Jid::pn_device(ANI, 1), Jid::pn(BUDI)];
+        let right = MessageUtils::participant_list_hash(&devices).unwrap();
+        assert_eq!(told(&mut trial, "2:another"), Some(right.clone()));
+        assert_eq!(told(&mut trial, &right), None);
+    }
+}

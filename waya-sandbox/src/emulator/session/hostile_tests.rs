@@ -9,7 +9,7 @@ use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::util::unpack_bytes;
 use whatsapp_rust::wacore_binary::{Node, marshal};
 
-use super::trial::{ANI, sessions};
+use super::trial::{ANI, Trial, sessions};
 
 /// Words the server looks for, so that chance gets past the first test.
 const TAGS: &[&str] = &[
@@ -85,6 +85,10 @@ const TAGS: &[&str] = &[
     "messages",
     "live_updates",
     "plaintext",
+    "rmr",
+    "encrypt",
+    "enc_p",
+    "enc_iv",
 ];
 const NAMES: &[&str] = &[
     "id",
@@ -152,6 +156,8 @@ const VALUES: &[&str] = &[
     "retry",
     "read",
     "peer",
+    "server-error",
+    "media",
     "message",
     "lid",
     "pn",
@@ -221,16 +227,16 @@ proptest! {
     fn no_stanza_brings_the_server_down(nodes in vec(prop_oneof![node(), request()], 1..24)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (emulator, sessions) = sessions().await;
+            let Trial { emulator, sessions, .. } = &sessions().await;
             for node in &nodes {
                 // As it comes from the wire.
                 let Ok(bytes) = marshal(node) else { continue };
                 let Ok(node) = unmarshal_ref(&bytes[1..]) else { continue };
-                for session in &sessions {
+                for session in sessions {
                     session.handle(&node);
                 }
             }
-            for session in &sessions {
+            for session in sessions {
                 session.end();
             }
             assert_eq!(emulator.accounts().len(), 2, "nobody was to be made or lost");

@@ -1,9 +1,13 @@
 //! Sessions without anybody at the other end, for what tries the server out.
 
+use tokio::sync::mpsc::UnboundedReceiver;
+use whatsapp_rust::wacore_binary::Node;
+use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
+
 use super::{Client, Session};
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
 use crate::emulator::state::{Flow, Session as Login};
-use crate::emulator::wire::ConnectionHandle;
+use crate::emulator::wire::{ConnectionHandle, Outgoing};
 use crate::emulator::{Emulator, EmulatorConfig};
 
 /// Whose device is linked.
@@ -11,8 +15,31 @@ pub(crate) const ANI: &str = "6281200000001";
 /// Who else is in her group.
 pub(crate) const BUDI: &str = "6281200000002";
 
+/// A server with sessions on it.
+pub(crate) struct Trial {
+    pub(crate) emulator: Emulator,
+    /// Of Ani's device 1, and of a client that is not linked.
+    pub(crate) sessions: Vec<Session>,
+    /// What they were told.
+    told: Vec<UnboundedReceiver<Outgoing>>,
+}
+
+impl Trial {
+    /// The stanzas that a session was sent since it was last asked.
+    #[cfg(test)]
+    pub(crate) fn told(&mut self, session: usize) -> Vec<Node> {
+        let mut stanzas = Vec::new();
+        while let Ok(told) = self.told[session].try_recv() {
+            if let Outgoing::Stanza(bytes) = told {
+                stanzas.push(unmarshal_ref(&bytes[1..]).unwrap().to_owned());
+            }
+        }
+        stanzas
+    }
+}
+
 /// A session of a device that is linked, and one of a client that is not.
-pub(crate) async fn sessions() -> (Emulator, Vec<Session>) {
+pub(crate) async fn sessions() -> Trial {
     let emulator = Emulator::open(EmulatorConfig::default()).await.unwrap();
     emulator.ensure_account(ANI, "Ani");
     emulator.ensure_account(BUDI, "Budi");
@@ -20,10 +47,10 @@ pub(crate) async fn sessions() -> (Emulator, Vec<Session>) {
     let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
     emulator.state().commit(Change::Device(DeviceRecord { key, ..Default::default() })).unwrap();
     let clients = [Client::Device { phone: ANI.to_owned(), device: 1 }, Client::Unpaired];
+    let mut told = Vec::new();
     let sessions = clients.map(|client| {
         let (connection, outgoing) = ConnectionHandle::new();
-        // Nobody reads it; it has to stay open.
-        std::mem::forget(outgoing);
+        told.push(outgoing);
         if let Client::Device { phone, device } = &client
             && let Some(known) = emulator.state().device_mut(phone, *device)
         {
@@ -31,5 +58,5 @@ pub(crate) async fn sessions() -> (Emulator, Vec<Session>) {
         }
         Session { emulator: emulator.clone(), connection, client }
     });
-    (emulator, sessions.into())
+    Trial { sessions: sessions.into(), told, emulator }
 }
