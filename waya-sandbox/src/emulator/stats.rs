@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
+use whatsapp_rust::wacore_binary::CompactString;
 
 /// Everything counted so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,7 +53,8 @@ pub struct SenderStats {
 /// The running counts of one sender.
 #[derive(Debug, Default)]
 pub(super) struct SenderCounts {
-    pub(super) ids: HashMap<String, u64>,
+    /// Held inline: an allocation for each, made among those of the messages, would keep their pages in use for good.
+    ids: HashMap<CompactString, u64>,
     pub(super) messages: u64,
     pub(super) acked: u64,
     pub(super) nacked: u64,
@@ -66,8 +68,13 @@ impl SenderCounts {
         self.messages += times;
         match self.ids.get_mut(id) {
             Some(count) => *count += times,
-            None => drop(self.ids.insert(id.to_owned(), times)),
+            None => drop(self.ids.insert(id.into(), times)),
         }
+    }
+
+    /// Every id with how often it was relayed.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.ids.iter().map(|(id, count)| (id.as_str(), *count))
     }
 
     fn show(&self) -> SenderStats {
@@ -78,7 +85,7 @@ impl SenderCounts {
                 .ids
                 .iter()
                 .filter(|(_, count)| **count > 1)
-                .map(|(id, count)| (id.clone(), *count))
+                .map(|(id, count)| (id.to_string(), *count))
                 .collect(),
             acked: self.acked,
             nacked: self.nacked,

@@ -16,6 +16,7 @@ pub(crate) const ANI: &str = "6281200000001";
 pub(crate) const BUDI: &str = "6281200000002";
 
 /// A server with sessions on it.
+#[cfg_attr(fuzzing, expect(dead_code, reason = "there to be kept, not to be looked at"))]
 pub(crate) struct Trial {
     pub(crate) emulator: Emulator,
     /// Of Ani's device 1, and of a client that is not linked.

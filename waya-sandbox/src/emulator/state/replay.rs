@@ -131,11 +131,10 @@ impl State {
             changes.push(Change::Newsletter(newsletter.record.clone()));
             changes.extend(newsletter.posts().cloned().map(Change::NewsletterPost));
         }
-        changes.extend(
-            self.counts
-                .senders()
-                .map(|(phone, counts)| Change::Counts(CountsRecord { sender: phone.clone(), ids: counts.ids.clone() })),
-        );
+        changes.extend(self.counts.senders().map(|(phone, counts)| {
+            let ids = counts.ids().map(|(id, times)| (id.to_owned(), times)).collect();
+            Change::Counts(CountsRecord { sender: phone.clone(), ids })
+        }));
         changes.into_iter().map(Record::from).collect()
     }
 }
