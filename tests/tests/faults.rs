@@ -60,6 +60,28 @@ async fn a_refusal_has_its_reason_and_holds_nobody_up() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_may_not_write_to_strangers_may_answer_those_who_wrote() -> Result<()> {
+    let world = World::start()?;
+    world.fault("strangers", &[]).await?;
+    let refused = world.accept(BUDI, "Halo").await?;
+    let failed = world.until_message(&refused, |message| message["status"] == "failed").await?;
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("463")), "{failed}");
+    let (status, answer) = world.admin.post("/say", &json!({"from": SITI, "text": "Apa kabar?"})).await?;
+    ensure!(status.is_success(), "{answer}");
+    // Siti vouches for us right behind her message.
+    until("an answer goes through", || async {
+        let answer = world.accept(SITI, "Baik").await?;
+        let settled = |message: &serde_json::Value| message["status"] == "sent" || message["status"] == "failed";
+        let done = world.until_message(&answer, settled).await?;
+        ensure!(done["status"] == "sent", "{done}");
+        Ok(())
+    })
+    .await?;
+    assert!(world.inbox(SITI).await?.iter().all(|row| row["copies"] == 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cut_in_the_middle_of_a_send_resends_under_the_same_id() -> Result<()> {
     let world = World::start()?;
     let first = world.accept(BUDI, "first").await?;

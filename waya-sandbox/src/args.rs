@@ -29,7 +29,7 @@ pub struct DaemonArgs {
     #[command(flatten)]
     pub common: CommonArgs,
     /// Use the emulator of another process, by the address in its ready line
-    #[arg(long, value_name = "URL", conflicts_with_all = ["listen", "people", "pn_only"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["listen", "people", "pn_only", "bare_status_receipts"])]
     pub connect: Option<String>,
     #[command(flatten)]
     pub world: WorldArgs,
@@ -64,11 +64,20 @@ pub struct WorldArgs {
     /// Address accounts by phone number alone, as before WhatsApp's move to LIDs
     #[arg(long)]
     pub pn_only: bool,
+    /// Name the reader of a status post once in its receipts, not by phone number and LID
+    #[arg(long)]
+    pub bare_status_receipts: bool,
 }
 
 impl WorldArgs {
     /// The sandbox these flags ask for.
     pub fn sandbox(&self, data_dir: Option<PathBuf>) -> SandboxConfig {
-        SandboxConfig { listen: self.listen, data_dir, people: self.people, pn_only: self.pn_only }
+        SandboxConfig {
+            listen: self.listen,
+            data_dir,
+            people: self.people,
+            pn_only: self.pn_only,
+            bare_status_receipts: self.bare_status_receipts,
+        }
     }
 }

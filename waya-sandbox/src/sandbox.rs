@@ -29,12 +29,20 @@ pub struct SandboxConfig {
     pub people: usize,
     /// Accounts are addressed by phone number alone.
     pub pn_only: bool,
+    /// As in [`EmulatorConfig::bare_status_receipts`].
+    pub bare_status_receipts: bool,
 }
 
 impl Default for SandboxConfig {
     fn default() -> Self {
         let emulator = EmulatorConfig::default();
-        Self { listen: emulator.listen, data_dir: None, people: DEFAULT_PEOPLE, pn_only: false }
+        Self {
+            listen: emulator.listen,
+            data_dir: None,
+            people: DEFAULT_PEOPLE,
+            pn_only: emulator.pn_only,
+            bare_status_receipts: emulator.bare_status_receipts,
+        }
     }
 }
 
@@ -68,6 +76,7 @@ impl Sandbox {
             listen: config.listen,
             data_dir: folder("emulator"),
             pn_only: config.pn_only,
+            bare_status_receipts: config.bare_status_receipts,
             ..EmulatorConfig::default()
         })
         .await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use support::{Person, World, until};
 use waya_sandbox::emulator::{Fault, FaultTarget};
+use whatsapp_rust::wacore::store::traits::{ProtocolStore, SignalStore};
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
@@ -87,6 +88,30 @@ async fn a_refused_message_goes_nowhere_and_says_why() {
     assert_eq!(budi.text().await.text, "taken");
     let stats = world.emulator.stats();
     assert_eq!((stats.relayed, stats.nacked), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_write_to_strangers_may_answer_those_who_wrote() {
+    let (world, mut ani_client, mut budi) = two().await;
+    world.emulator.set_fault(Fault::Strangers, ani());
+    let id = ani_client.say(BUDI, "do you know me?").await;
+    assert_eq!(ani_client.ack(&id).await.as_deref(), Some("463"));
+    let lock = ani_client.client.mex().fetch_reachout_timelock().await.unwrap();
+    assert_eq!(lock.is_active, Some(true));
+
+    budi.say(ANI, "no, who are you?").await;
+    let asked = ani_client.text().await;
+    let lid = world.emulator.accounts()[1].lid.clone();
+    let vouched = async {
+        while ani_client.backend.get_tc_token(&lid).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::LIMIT, vouched).await.expect("no token came");
+    let id = ani_client.say(&asked.chat, "Ani").await;
+    assert_eq!(ani_client.ack(&id).await, None);
+    assert_eq!(budi.text().await.text, "Ani");
+    assert_eq!(world.emulator.stats().senders[ANI].nacked, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

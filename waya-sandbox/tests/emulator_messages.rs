@@ -84,6 +84,9 @@ async fn numbers_without_an_account_are_not_on_whatsapp() {
     let on = |number: &str| answers.iter().find(|answer| answer.jid.user == number).map(|answer| answer.is_registered);
     assert_eq!((on(BUDI), on("6289999999999")), (Some(true), Some(false)));
     assert!(answers.iter().any(|answer| answer.lid.is_some()));
+    assert!(answers.iter().all(|answer| !answer.is_business));
+    assert!(world.emulator.set_business(BUDI, true));
+    assert!(ani.client.contacts().is_on_whatsapp(&asked[..1]).await.unwrap()[0].is_business);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -209,6 +209,9 @@ impl SandboxControl for Local {
     async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError> {
         let person = self.people.join(&request.name, request.number.as_deref())?;
         person.go_online().await?;
+        if request.business {
+            self.emulator.set_business(&person.profile().phone, true);
+        }
         Ok(self.view(&person))
     }
 

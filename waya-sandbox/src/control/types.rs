@@ -56,6 +56,9 @@ pub struct PersonRequest {
     /// The phone number; without it the next one that nobody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub number: Option<String>,
+    /// A business account.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub business: bool,
 }
 
 /// A group to be made. One of this name that is there gets those members that it lacks.

@@ -16,6 +16,9 @@ pub struct EmulatorConfig {
     /// Pause between the handshake and the first server stanza. Some clients lose a stanza that
     /// arrives while they still set themselves up, so the default is 100 ms.
     pub first_stanza_grace: Duration,
+    /// Receipts for status posts name their reader once, not by phone number and LID: which of the two WhatsApp does is
+    /// not known, so clients should stand both.
+    pub bare_status_receipts: bool,
     /// How long the address of an uploaded file is good for; WhatsApp's are for about a month.
     pub media_lifetime: Duration,
 }
@@ -27,6 +30,7 @@ impl Default for EmulatorConfig {
             data_dir: None,
             pn_only: false,
             first_stanza_grace: Duration::from_millis(100),
+            bare_status_receipts: false,
             media_lifetime: Duration::from_hours(30 * 24),
         }
     }

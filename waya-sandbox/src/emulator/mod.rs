@@ -42,7 +42,7 @@ use handset::Pairings;
 use media::Media;
 use relay::presence::Presences;
 use session::Connections;
-use state::record::Change;
+use state::record::{AccountRecord, Change};
 use state::{Account, State, phone_digits};
 use wire::{Pattern, ServerIdentity};
 
@@ -199,12 +199,21 @@ impl Emulator {
     /// Switches an emulated handset on or off. One that is on confirms the messages that reach it;
     /// they are off at first. Returns false if there is no such account.
     pub fn set_handset_online(&self, phone: &str, online: bool) -> bool {
+        self.change_account(phone, |record| record.handset_online = online)
+    }
+
+    fn change_account(&self, phone: &str, change: impl FnOnce(&mut AccountRecord)) -> bool {
         let mut state = self.state();
         let digits = phone_digits(phone).unwrap_or_default();
         let Some(account) = state.accounts.get(&digits) else { return false };
         let mut record = account.record.clone();
-        record.handset_online = online;
+        change(&mut record);
         state.commit(Change::Account(record)).is_ok()
+    }
+
+    /// Makes an account a business account, or a plain one again. Returns false if there is no such account.
+    pub fn set_business(&self, phone: &str, business: bool) -> bool {
+        self.change_account(phone, |record| record.business = business)
     }
 
     /// Has the handset of `phone` hand its linked devices one more piece of history: a `HistorySync`, as it is before it

@@ -21,6 +21,8 @@ pub enum Fault {
         /// WhatsApp's error code, for example 463.
         code: u16,
     },
+    /// The target's messages to people who gave it no privacy token, or another, are refused with 463 and not relayed.
+    Strangers,
     /// Messages for the target get lost on the way; they are kept, and come with its next login.
     Drop,
     /// Messages for the target arrive twice.
@@ -89,7 +91,7 @@ pub struct FaultKind {
 }
 
 /// All faults there are.
-pub const FAULT_KINDS: [FaultKind; 22] = {
+pub const FAULT_KINDS: [FaultKind; 23] = {
     const fn kind(name: &'static str, argument: Option<&'static str>, does: &'static str) -> FaultKind {
         FaultKind { name, argument, does }
     }
@@ -97,6 +99,7 @@ pub const FAULT_KINDS: [FaultKind; 22] = {
         kind("ack-delay", Some("MS"), "acks of the target's messages come late"),
         kind("ack-lost", None, "the target's messages go out, their acks never come"),
         kind("nack", Some("CODE"), "the target's messages are refused"),
+        kind("strangers", None, "the target's messages to people who never wrote to it are refused with 463"),
         kind("drop", None, "messages for the target are lost on the way and come with its next login"),
         kind("double", None, "messages for the target arrive twice"),
         kind("reorder", None, "a message for the target comes after the next one"),
@@ -143,6 +146,7 @@ impl fmt::Display for Fault {
             Self::AckDelay { ms } => write!(out, "ack-delay {ms}"),
             Self::AckLost => out.write_str("ack-lost"),
             Self::Nack { code } => write!(out, "nack {code}"),
+            Self::Strangers => out.write_str("strangers"),
             Self::Drop => out.write_str("drop"),
             Self::Double => out.write_str("double"),
             Self::Reorder => out.write_str("reorder"),
@@ -225,6 +229,7 @@ impl FromStr for Fault {
             "ack-delay" => ms().map(|ms| Self::AckDelay { ms }),
             "ack-lost" => Some(Self::AckLost),
             "nack" => code().map(|code| Self::Nack { code }),
+            "strangers" => Some(Self::Strangers),
             "drop" => Some(Self::Drop),
             "double" => Some(Self::Double),
             "reorder" => Some(Self::Reorder),

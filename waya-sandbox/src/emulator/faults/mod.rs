@@ -109,14 +109,19 @@ impl Faults {
         self.strike(whom, |known| (known == fault).then_some(())).is_some()
     }
 
-    /// Whether this phone is refused with this code at the moment; looking is no strike.
-    pub(super) fn refuses_with(&self, phone: &str, code: u16) -> bool {
+    /// Whether a message of this device to somebody who does not vouch for it is refused.
+    pub(super) fn refuses_strangers(&self, whom: Whom<'_>) -> bool {
+        self.is_on(whom, Fault::Strangers)
+    }
+
+    /// Whether this phone may not write to strangers at the moment; looking is no strike.
+    pub(super) fn is_time_locked(&self, phone: &str) -> bool {
         let active = lock::read(&self.active);
         [FaultTarget::Phone(phone.to_owned()), FaultTarget::All]
             .iter()
             .filter_map(|target| active.get(target))
             .flatten()
-            .any(|active| active.fault == Fault::Nack { code } && active.is_on())
+            .any(|active| [Fault::Strangers, Fault::Nack { code: 463 }].contains(&active.fault) && active.is_on())
     }
 
     pub(super) fn ack_fate(&self, whom: Whom<'_>) -> AckFate {
@@ -209,12 +214,12 @@ mod tests {
     #[test]
     fn a_counted_fault_ends_and_only_strikes_count() {
         let faults = Faults::default();
-        faults.set(Fault::Nack { code: 503 }, phone("1"), FaultLimit::times(2));
+        faults.set(Fault::Nack { code: 463 }, phone("1"), FaultLimit::times(2));
         faults.set(Fault::AckLost, phone("1"), FaultLimit::times(1));
         assert!(!faults.drops_receipts(Whom("1", None)), "another kind");
-        assert!(faults.refuses_with("1", 503), "looking is no strike");
+        assert!(faults.is_time_locked("1"), "looking is no strike");
         let fates: Vec<_> = (0..4).map(|_| faults.ack_fate(Whom("1", Some(1)))).collect();
-        assert_eq!(fates, [AckFate::Refused(503), AckFate::Refused(503), AckFate::Lost, AckFate::Prompt]);
+        assert_eq!(fates, [AckFate::Refused(463), AckFate::Refused(463), AckFate::Lost, AckFate::Prompt]);
         assert!(faults.list().is_empty(), "what is used up is not listed");
     }
 

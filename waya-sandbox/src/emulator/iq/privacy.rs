@@ -5,7 +5,7 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Node, NodeRef};
 
 use super::{Answer, Request};
-use crate::emulator::relay::{Namespace, account, jid_attr, queue_for, text_attr};
+use crate::emulator::relay::{Namespace, account, jid_attr, queue_for, text_attr, tokens};
 use crate::emulator::state::record::{AccountRecord, DeviceKey};
 use crate::emulator::state::{Account, State};
 
@@ -79,7 +79,7 @@ fn shown(record: &AccountRecord, categories: &[&'static str]) -> Node {
     NodeBuilder::new("privacy").children(settings).build()
 }
 
-/// Hands a fresh token to every device of the person it is for.
+/// Hands a token to every device of the person it is for.
 fn pass_on(request: &Request<'_>, token: &NodeRef<'_>) -> Option<()> {
     let jid = jid_attr(token, "jid")?;
     let stamp = text_attr(token, "t").unwrap_or_else(|| request.now().to_string());
@@ -87,16 +87,13 @@ fn pass_on(request: &Request<'_>, token: &NodeRef<'_>) -> Option<()> {
     let issuer = state.accounts.get(request.phone)?;
     let account = state.account_of(&jid)?;
     let keys: Vec<DeviceKey> = account.devices.keys().map(|number| account.key(*number)).collect();
-    let stanza = notification(issuer, Namespace::of(&jid), stamp, request.now());
+    let token = tokens::token(issuer, account.phone());
+    let stanza = notification(issuer, token, Namespace::of(&jid), stamp, request.now());
     queue_for(&mut state, keys, "notification", &stanza)
 }
 
-fn notification(issuer: &Account, namespace: Namespace, stamp: String, at: i64) -> Node {
-    let token = NodeBuilder::new("token")
-        .attr("type", "trusted_contact")
-        .attr("t", stamp)
-        .bytes(rand::random::<[u8; 16]>().to_vec())
-        .build();
+fn notification(issuer: &Account, token: Vec<u8>, namespace: Namespace, stamp: String, at: i64) -> Node {
+    let token = NodeBuilder::new("token").attr("type", "trusted_contact").attr("t", stamp).bytes(token).build();
     NodeBuilder::new("notification")
         .attr("from", namespace.user(issuer))
         .attr("sender_lid", Namespace::Lid.user(issuer))

@@ -69,6 +69,7 @@ impl<'a> Asked<'a> {
             .filter_map(|question| match question.as_str() {
                 "contact" => Some(self.contact()),
                 "devices" => Some(self.devices(request.now())),
+                "business" => self.account.filter(|account| account.record.business).map(|_| business()),
                 "lid" => self.account.filter(|_| !pn_only).map(lid),
                 "status" => Some(self.about(request.phone)),
                 _ => None,
@@ -113,6 +114,11 @@ impl<'a> Asked<'a> {
         }
         NodeBuilder::new("devices").children([list, index.build()]).build()
     }
+}
+
+/// A business account that WhatsApp has not verified the name of.
+fn business() -> Node {
+    NodeBuilder::new("business").build()
 }
 
 fn lid(account: &Account) -> Node {

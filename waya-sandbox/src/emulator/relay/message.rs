@@ -7,12 +7,15 @@ use bytes::Bytes;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
-use super::{canonical, handsets, jid_attr, newsletter, receipt, text_attr};
+use super::{canonical, handsets, jid_attr, newsletter, receipt, text_attr, tokens};
 use crate::emulator::faults::{AckFate, Whom};
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
 use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
 use crate::emulator::wire::ConnectionHandle;
+
+/// The refusal of a message to somebody who does not vouch for its sender.
+const TIME_LOCKED: u16 = 463;
 
 /// A message as its sender handed it over.
 pub(super) struct Handed<'a> {
@@ -39,6 +42,11 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     if let AckFate::Refused(code) = fate {
         state.counts.of(phone).nacked += 1;
         session.connection.send_node(&handed.ack(Some(code)));
+        return;
+    }
+    if counted && handed.is_to_stranger(&state) && emulator.fault_rules().refuses_strangers(Whom(phone, Some(device))) {
+        state.counts.of(phone).nacked += 1;
+        session.connection.send_node(&handed.ack(Some(TIME_LOCKED)));
         return;
     }
     if let Some(code) = handed.refusal(&state) {
@@ -151,6 +159,12 @@ impl Handed<'_> {
 
     pub(super) fn is_group(&self) -> bool {
         self.to.server == Server::Group
+    }
+
+    /// Whether it goes to one person, who does not vouch for its sender.
+    fn is_to_stranger(&self, state: &State) -> bool {
+        let recipient = state.account_of(&self.to).filter(|recipient| recipient.phone() != self.phone);
+        recipient.is_some_and(|recipient| !tokens::brings(self.node, recipient, self.phone))
     }
 
     /// Why this message is refused by itself, faults aside.

@@ -10,6 +10,7 @@ pub(crate) mod message;
 pub(crate) mod newsletter;
 pub(crate) mod presence;
 pub(crate) mod receipt;
+pub(crate) mod tokens;
 
 use whatsapp_rust::wacore_binary::{Jid, NodeRef, Server};
 

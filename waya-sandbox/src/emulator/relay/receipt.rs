@@ -108,7 +108,8 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
         return Some(());
     }
     let sender = state.accounts.get(phone)?;
-    let stanza = receipt.as_seen_by_author(sender, device, state.now());
+    let bare = emulator.config().bare_status_receipts && receipt.to.server == Server::Broadcast;
+    let stanza = receipt.as_seen_by_author(sender, device, (bare, state.now()));
     let author = state.accounts.get(&author)?;
     let keys = author
         .devices
@@ -121,7 +122,8 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
 }
 
 impl Receipt<'_> {
-    fn as_seen_by_author(&self, sender: &Account, device: u16, at: i64) -> Node {
+    /// With `bare` the reader is named in one namespace only.
+    fn as_seen_by_author(&self, sender: &Account, device: u16, (bare, at): (bool, i64)) -> Node {
         let mut stanza = NodeBuilder::new("receipt").attr("id", self.id).attr("t", at);
         if is_person(self.to) {
             stanza = stanza.attr("from", Namespace::of(self.to).device(sender, device));
@@ -132,8 +134,10 @@ impl Receipt<'_> {
                 Namespace::Pn => "participant_lid",
                 Namespace::Lid => "participant_pn",
             };
-            stanza =
-                stanza.attr("from", self.to).attr("participant", namespace.device(sender, device)).attr(name, other);
+            stanza = stanza.attr("from", self.to).attr("participant", namespace.device(sender, device));
+            if !bare {
+                stanza = stanza.attr(name, other);
+            }
         }
         for name in ["type", "recipient"] {
             if let Some(value) = self.node.get_attr(name) {

@@ -113,6 +113,9 @@ pub struct AccountRecord {
     pub privacy: std::collections::BTreeMap<String, String>,
     #[prost(message, optional, tag = "16")]
     pub picture: Option<Picture>,
+    /// It is a business account.
+    #[prost(bool, tag = "17")]
+    pub business: bool,
 }
 
 /// A picture of somebody or of a group.

@@ -32,7 +32,7 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
 
 fn find(request: &Request<'_>, document: &str, variables: &Value) -> Option<Found> {
     if document == fetch_reachout_timelock::DOC_ID {
-        let active = request.session.emulator.fault_rules().refuses_with(request.phone, 463);
+        let active = request.session.emulator.fault_rules().is_time_locked(request.phone);
         return Some(Ok(("xwa2_fetch_account_reachout_timelock", timelock(active, request.now()))));
     }
     if [fetch_all_subgroups::DOC_ID, query_subgroup_participant_count::DOC_ID].contains(&document) {

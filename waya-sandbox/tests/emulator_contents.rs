@@ -1,0 +1,154 @@
+//! Every kind of message, from one real client to another.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{Person, World};
+use waya_sandbox::emulator::EmulatorConfig;
+use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::features::StatusSendOptions;
+use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
+use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
+use whatsapp_rust::waproto::whatsapp::message::{ContactMessage, ExtendedTextMessage, LocationMessage};
+use whatsapp_rust::{NodeFilter, RevokeType, SendOptions};
+
+const ANI: &str = "6281200000001";
+const BUDI: &str = "6281200000002";
+
+async fn two(pn_only: bool) -> (World, Person, Person) {
+    let world = World::with(EmulatorConfig { pn_only, ..Default::default() }).await;
+    let ani = world.link(ANI, "Ani").await;
+    let budi = world.link(BUDI, "Budi").await;
+    (world, ani, budi)
+}
+
+async fn send(from: &Person, message: wa::Message) -> String {
+    from.client.send_message(Jid::pn(BUDI), message).await.unwrap().message_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_in_one_message_arrives_as_it_was_said() {
+    for pn_only in [false, true] {
+        let (_world, ani, mut budi) = two(pn_only).await;
+        let context = wa::ContextInfo {
+            stanza_id: Some("3EB0AAAA".into()),
+            participant: Some(format!("{BUDI}@s.whatsapp.net")),
+            mentioned_jid: vec![format!("{BUDI}@s.whatsapp.net")],
+            quoted_message: MessageField::some(wa::Message {
+                conversation: Some("before".into()),
+                ..Default::default()
+            }),
+            expiration: Some(86_400),
+            ..Default::default()
+        };
+        let reply = ExtendedTextMessage {
+            text: Some("@Budi, yes".into()),
+            context_info: MessageField::some(context.clone()),
+            ..Default::default()
+        };
+        let location = LocationMessage {
+            degrees_latitude: Some(-6.2),
+            degrees_longitude: Some(106.8),
+            name: Some("Monas".into()),
+            ..Default::default()
+        };
+        let card = ContactMessage {
+            display_name: Some("Siti".into()),
+            vcard: Some("BEGIN:VCARD\nEND:VCARD".into()),
+            ..Default::default()
+        };
+        send(&ani, wa::Message { extended_text_message: MessageField::some(reply), ..Default::default() }).await;
+        send(&ani, wa::Message { location_message: MessageField::some(location.clone()), ..Default::default() }).await;
+        send(&ani, wa::Message { contact_message: MessageField::some(card.clone()), ..Default::default() }).await;
+        let text = budi.message(|message| message.extended_text_message.as_option().cloned()).await;
+        assert_eq!(text.text.as_deref(), Some("@Budi, yes"));
+        let told = text.context_info.as_option().unwrap();
+        assert_eq!((&told.mentioned_jid, &told.stanza_id), (&context.mentioned_jid, &context.stanza_id));
+        assert_eq!(told.expiration, context.expiration);
+        assert_eq!(budi.message(|message| message.location_message.as_option().cloned()).await, location);
+        assert_eq!(budi.message(|message| message.contact_message.as_option().cloned()).await, card);
+
+        let options = SendOptions::default().with_ephemeral_expiration(604_800);
+        let vanishes = wa::Message { conversation: Some("gone in a week".into()), ..Default::default() };
+        ani.client.send_message_with_options(Jid::pn(BUDI), vanishes, options).await.unwrap();
+        let read = |message: &wa::Message| message.get_base_message().text_content().map(ToOwned::to_owned);
+        assert_eq!(budi.message(read).await, "gone in a week");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_to_a_message_reaches_the_one_who_has_it() {
+    for pn_only in [false, true] {
+        let (_world, mut ani, mut budi) = two(pn_only).await;
+        let id = ani.say(BUDI, "frist").await;
+        let received = budi.text().await;
+        let change = wa::Message { conversation: Some("first".into()), ..Default::default() };
+        ani.client.edit_message(Jid::pn(BUDI), id.clone(), change).await.unwrap();
+        let of = |kind: Type| {
+            move |message: &wa::Message| {
+                let done = message.get_base_message().protocol_message.as_option();
+                let done = done.or_else(|| message.protocol_message.as_option())?;
+                (done.r#type == Some(kind)).then(|| done.key.as_option().and_then(|key| key.id.clone()))
+            }
+        };
+        assert_eq!(budi.message(of(Type::MESSAGE_EDIT)).await, Some(id.clone()));
+
+        let key = wa::MessageKey {
+            remote_jid: Some(received.chat.clone()),
+            from_me: Some(false),
+            id: Some(id.clone()),
+            ..Default::default()
+        };
+        budi.client.send_reaction(received.chat.parse::<Jid>().unwrap(), key, "\u{1f44d}").await.unwrap();
+        let reaction = ani.message(|message| message.reaction_message.as_option().cloned()).await;
+        assert_eq!(reaction.text.as_deref(), Some("\u{1f44d}"));
+        assert_eq!(reaction.key.as_option().and_then(|key| key.id.clone()), Some(id.clone()));
+
+        ani.client.revoke_message(Jid::pn(BUDI), id.clone(), RevokeType::Sender).await.unwrap();
+        assert_eq!(budi.message(of(Type::REVOKE)).await, Some(id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_is_voted_on() {
+    let (_world, mut ani, mut budi) = two(false).await;
+    let options = ["tea", "coffee"].map(ToOwned::to_owned);
+    let (sent, secret) = ani.client.polls().create(Jid::pn(BUDI), "What?", &options, 1).await.unwrap();
+    let asked = |message: &wa::Message| {
+        let polls = [&message.poll_creation_message, &message.poll_creation_message_v3];
+        polls.iter().find_map(|poll| poll.as_option().map(|poll| poll.options.len()))
+    };
+    assert_eq!(budi.message(asked).await, 2);
+    let creator = ani.client.lid().unwrap().to_non_ad();
+    budi.client.polls().vote(creator.clone(), &sent.message_id, &creator, &secret, &options[..1]).await.unwrap();
+    let vote = ani.message(|message| message.poll_update_message.as_option().cloned()).await;
+    let key = vote.poll_creation_message_key.as_option().and_then(|key| key.id.clone());
+    assert_eq!(key, Some(sent.message_id));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_is_seen_and_its_author_hears_of_it_in_either_shape() {
+    for bare_status_receipts in [false, true] {
+        let world = World::with(EmulatorConfig { bare_status_receipts, ..Default::default() }).await;
+        let mut ani = world.link(ANI, "Ani").await;
+        let mut budi = world.link(BUDI, "Budi").await;
+        let lid = world.emulator.accounts()[1].lid.clone();
+        let to = [Jid::lid(lid.as_str())];
+        let font = wa::message::extended_text_message::FontType::default();
+        let options = StatusSendOptions { message_id: Some("3EB0A57A705".into()), ..Default::default() };
+        let receipt = ani.client.wait_for_node(NodeFilter::tag("receipt").attr("id", "3EB0A57A705"));
+        ani.client.status().send_text("a fine day", 0xff00_0000, font, &to, options).await.unwrap();
+        let seen = budi.message(|message| message.extended_text_message.as_option().cloned()).await;
+        assert_eq!(seen.text.as_deref(), Some("a fine day"));
+        ani.receipt("3EB0A57A705").await;
+        let receipt = receipt.await.unwrap();
+        let named = |name: &str| receipt.get().get_attr(name).and_then(|by| by.to_jid()).map(|by| by.to_non_ad());
+        let (by_phone, by_lid) = (Jid::pn(BUDI), to[0].clone());
+        let by = named("participant").unwrap();
+        let other = if by == by_lid { ("participant_pn", by_phone) } else { ("participant_lid", by_lid) };
+        assert_eq!(named(other.0), Some(other.1).filter(|_| !bare_status_receipts));
+    }
+}
