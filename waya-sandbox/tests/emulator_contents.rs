@@ -145,7 +145,7 @@ async fn a_status_is_seen_and_its_author_hears_of_it_in_either_shape() {
         assert_eq!(seen.text.as_deref(), Some("a fine day"));
         ani.receipt("3EB0A57A705").await;
         let receipt = receipt.await.unwrap();
-        let named = |name: &str| receipt.get().get_attr(name).and_then(|by| by.to_jid()).map(|by| by.to_non_ad());
+        let named = |name: &str| Some(receipt.get().get_attr(name)?.to_jid()?.to_non_ad());
         let (by_phone, by_lid) = (Jid::pn(BUDI), to[0].clone());
         let by = named("participant").unwrap();
         let other = if by == by_lid { ("participant_pn", by_phone) } else { ("participant_lid", by_lid) };

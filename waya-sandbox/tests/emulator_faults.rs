@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::{Person, World, until};
 use waya_sandbox::emulator::{Fault, FaultTarget};
-use whatsapp_rust::wacore::store::traits::{ProtocolStore, SignalStore};
+use whatsapp_rust::wacore::store::traits::ProtocolStore;
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;

@@ -49,6 +49,20 @@ async fn a_group_text_reaches_every_member_and_they_confirm_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_group_comes_compressed_and_whole() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let others: Vec<_> = (0..200).map(|number| format!("62813{number:08}")).collect();
+    for phone in &others {
+        world.emulator.ensure_account(phone, "One of many");
+    }
+    let members = [&[ANI.to_owned()], &others[..]].concat();
+    let group = world.emulator.ensure_group("Everybody", &members);
+    let known = ani.client.groups().get_metadata(&group.jid.parse::<Jid>().unwrap()).await.unwrap();
+    assert_eq!(known.participants.len(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_is_closed_to_others_and_can_be_made_by_a_client() {
     let world = World::start().await;
     let ani = world.link(ANI, "Ani").await;

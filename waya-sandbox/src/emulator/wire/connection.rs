@@ -1,10 +1,13 @@
 //! One WebSocket: handshake, then a reading task that handles stanzas in order and a writing task
 //! that encrypts what it is told to. It ends when either half does.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use axum::extract::ws::{Message as WsMessage, WebSocket};
 use bytes::{Buf, BytesMut};
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
@@ -23,6 +26,10 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
 const GREETING: usize = 4;
 /// Stanzas encrypted into one WebSocket message at most.
 const BATCH: usize = 64;
+/// Stanzas of more bytes are compressed.
+const LARGE: usize = 4 << 10;
+/// What stands before a compressed stanza.
+const COMPRESSED: u8 = 2;
 
 type Sink = SplitSink<WebSocket, WsMessage>;
 
@@ -235,6 +242,8 @@ struct Writer {
 
 impl Writer {
     fn push(&mut self, stanza: &[u8]) -> bool {
+        let packed = packed(stanza);
+        let stanza = packed.as_deref().unwrap_or(stanza);
         let Ok(sealed) = self.cipher.encrypt_with_counter(self.counter, stanza) else {
             return false;
         };
@@ -255,9 +264,32 @@ impl Writer {
     }
 }
 
+/// A large stanza compressed, where that makes it smaller; WhatsApp does so too.
+fn packed(stanza: &[u8]) -> Option<Vec<u8>> {
+    let plain = stanza.get(1..).filter(|plain| plain.len() > LARGE)?;
+    let mut zlib = ZlibEncoder::new(vec![COMPRESSED], Compression::fast());
+    zlib.write_all(plain).ok()?;
+    zlib.finish().ok().filter(|packed| packed.len() < stanza.len())
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use whatsapp_rust::wacore_binary::util::unpack;
+
     use super::*;
+
+    #[test]
+    fn large_stanzas_are_packed_and_unpack_to_what_they_were() {
+        let large = [&[0], &b"stanza".repeat(1_000)[..]].concat();
+        let packed = packed(&large).unwrap();
+        assert!(packed.len() < large.len() / 10);
+        assert_eq!(unpack(&packed).unwrap()[..], large[1..]);
+        let noise: Vec<u8> = (0..10_000).map(|_| rand::random()).collect();
+        for other in [&large[..LARGE], &noise, &[]] {
+            assert_eq!(super::packed(other), None);
+        }
+    }
 
     #[test]
     fn the_greeting_is_found_behind_a_routing_block_and_in_pieces() {
