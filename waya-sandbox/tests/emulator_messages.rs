@@ -10,8 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use support::{Person, World, until};
+use whatsapp_rust::NodeFilter;
 use whatsapp_rust::async_channel::{Receiver, unbounded};
 use whatsapp_rust::transport::{TokioWebSocketTransportFactory, Transport, TransportEvent, TransportFactory};
+use whatsapp_rust::wacore::iq::prekeys::PreKeyCountSpec;
 use whatsapp_rust::wacore::store::traits::{ProtocolStore, SignalStore};
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::jid::JidExt;
@@ -151,6 +153,62 @@ async fn typing_presence_and_reading_are_passed_on() {
         _ => None,
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_still_types_is_told_to_who_comes_back_and_who_stopped_long_ago_is_not() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let mut keys = world.link(BUDI, "Budi").await.leave().await;
+    for (seconds_later, told) in [(60, false), (10, true)] {
+        ani.client.chatstate().send_composing(&Jid::pn(BUDI)).await.unwrap();
+        // The text is behind it.
+        ani.say(BUDI, "are you there?").await;
+        world.emulator.clock().set_ahead(world.emulator.clock().ahead_millis() + seconds_later * 1_000);
+        let mut budi = Person::resume(&world.emulator.whatsapp_url(), "Budi", keys).await;
+        budi.text().await;
+        ani.say(BUDI, "now").await;
+        let typed = |event: &Event| matches!(event, Event::ChatPresence(_)).then_some(true);
+        let now = |event: &Event| match event {
+            Event::Messages(batch) => batch.messages.iter().any(|message| !message.info.is_offline).then_some(false),
+            _ => None,
+        };
+        let heard = budi.wait("typing, or the next text", |event| typed(event).or_else(|| now(event))).await;
+        assert_eq!(heard, told, "{seconds_later} s later");
+        keys = budi.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_runs_out_of_keys_is_told_and_hands_more_in() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    ani.client.validate_digest_key().await.unwrap();
+    let told = ani.client.wait_for_node(NodeFilter::tag("notification").attr("type", "encrypt"));
+    // Everybody who begins to talk takes one of thirty.
+    for number in 0..21 {
+        let other = world.link(&format!("62813{number:08}"), "One of many").await;
+        other.say(ANI, "hello").await;
+        other.leave().await;
+    }
+    tokio::time::timeout(support::LIMIT, told).await.expect("nobody told").unwrap();
+    let more = async {
+        while ani.client.execute(PreKeyCountSpec::new()).await.unwrap().count <= 30 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::LIMIT, more).await.expect("no keys came");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_key_is_replaced_by_a_newer_one() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    let budi = world.link(BUDI, "Budi").await;
+    ani.client.rotate_signed_pre_key().await.unwrap();
+    ani.client.validate_digest_key().await.unwrap();
+    budi.say(ANI, "by the new key").await;
+    assert_eq!(ani.text().await.text, "by the new key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

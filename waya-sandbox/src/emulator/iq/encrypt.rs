@@ -15,7 +15,7 @@ use crate::emulator::state::record::{Change, DeviceRecord, PreKey, PreKeyTaken, 
 use crate::emulator::state::{Account, Device, State};
 
 const CURVE_TYPE: u8 = 5;
-/// Fewer one-time keys than this and the device is asked for more.
+/// Fewer one-time keys than this and the device is told with each that goes: clients differ in when they hand more in.
 const LOW: usize = 10;
 
 pub(super) fn answer(request: &Request<'_>) -> Answer {
@@ -138,10 +138,11 @@ fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
     let taken = known.pre_keys.front().cloned();
     let key = account.key(jid.device);
     children.push(leaf("device-identity", known.record.device_identity.to_vec()));
-    if known.pre_keys.len() == LOW
+    if known.pre_keys.len() <= LOW
         && let Some(connection) = known.live()
     {
-        connection.send_node(&running_low(state.now()));
+        let left = known.pre_keys.len().saturating_sub(1);
+        connection.send_node(&running_low(left, state.now()));
     }
     if faults.gives_stale_keys(Whom(account.phone(), Some(jid.device))) {
         children.push(one_time(&stale()));
@@ -210,12 +211,12 @@ fn id_bytes(id: u32) -> Vec<u8> {
     id.to_be_bytes()[1..].to_vec()
 }
 
-fn running_low(at: i64) -> Node {
+fn running_low(left: usize, at: i64) -> Node {
     NodeBuilder::new("notification")
         .attr("from", "s.whatsapp.net")
         .attr("type", "encrypt")
         .attr("id", format!("low-{:08x}", rand::random::<u32>()))
         .attr("t", at)
-        .children([NodeBuilder::new("count").attr("value", LOW - 1).build()])
+        .children([NodeBuilder::new("count").attr("value", left).build()])
         .build()
 }

@@ -81,6 +81,7 @@ async fn push(emulator: &Emulator, connection: &ConnectionHandle, phone: &str, d
 
 /// Hands over the next few; true once the device is live.
 fn hand_over(state: &mut State, phone: &str, device: u16, page: usize) -> bool {
+    let now = state.now();
     let Some(known) = state.device_mut(phone, device) else { return true };
     let Some(session) = &mut known.session else { return true };
     let Flow::Backlog { mut handed, mut count } = session.flow else { return session.flow == Flow::Live };
@@ -96,7 +97,11 @@ fn hand_over(state: &mut State, phone: &str, device: u16, page: usize) -> bool {
         return false;
     }
     session.flow = Flow::Live;
-    session.connection.send_node(&info(NodeBuilder::new("offline").attr("count", count).build()));
+    let connection = session.connection.clone();
+    connection.send_node(&info(NodeBuilder::new("offline").attr("count", count).build()));
+    for notice in known.missed(now) {
+        connection.send(notice);
+    }
     true
 }
 

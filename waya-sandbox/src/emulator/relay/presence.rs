@@ -1,14 +1,16 @@
-//! Presence and typing: passed to those who are there now, never kept.
+//! Presence is passed to those who are there now; typing is kept for the others as long as somebody may still type.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
+use bytes::Bytes;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
-use whatsapp_rust::wacore_binary::{Node, NodeRef, Server};
+use whatsapp_rust::wacore_binary::{Node, NodeRef, Server, marshal};
 
 use super::group::namespace;
-use super::{Namespace, jid_attr, text_attr};
+use super::{Namespace, canonical, jid_attr, text_attr};
 use crate::emulator::session::Session;
+use crate::emulator::state::device::Notice;
 use crate::emulator::state::{Account, Device, State};
 use crate::emulator::{Emulator, PresenceInfo, ensure_account, lock};
 
@@ -110,28 +112,28 @@ fn presence(account: &Account, namespace: Namespace, available: bool, at: i64) -
     if account.shows("last") { node.attr("last", at).build() } else { node.attr("last", "deny").build() }
 }
 
-/// Takes a typing notice and passes it to the devices of the person addressed that are there. It is the person who
-/// types, whichever device on.
+/// Takes a typing notice and passes it to the devices of the person addressed. It is the person who types, whichever
+/// device on.
 pub(crate) fn take_chatstate(session: &Session, phone: &str, node: &NodeRef<'_>) {
     let Some(to) = jid_attr(node, "to") else { return };
-    let state = session.emulator.state();
+    let mut state = session.emulator.state();
     let Some(sender) = state.accounts.get(phone) else { return };
-    let children: Vec<_> = node.children().unwrap_or_default().iter().map(NodeRef::to_owned).collect();
-    if let Some(group) = state.groups.get(to.user.as_str()).filter(|_| to.server == Server::Group) {
-        let participant = namespace(session.emulator.config().pn_only).user(sender);
-        let stanza =
-            NodeBuilder::new("chatstate").attr("from", &to).attr("participant", participant).children(children).build();
-        let members = group.record.members.iter().filter(|member| *member != phone);
-        members.filter_map(|member| state.accounts.get(member)).for_each(|to| send_live(to, &stanza));
-    } else if let Some(account) = state.account_of(&to).filter(|account| !account.blocks(phone)) {
-        let from = Namespace::of(&to).user(sender);
-        let stanza = NodeBuilder::new("chatstate").attr("from", from).children(children).build();
-        send_live(account, &stanza);
-    }
-}
-
-fn send_live(account: &Account, stanza: &Node) {
-    for connection in account.devices.values().filter_map(Device::live) {
-        connection.send_node(stanza);
+    let notice =
+        NodeBuilder::new("chatstate").children(node.children().unwrap_or_default().iter().map(NodeRef::to_owned));
+    let (hearers, notice) =
+        if let Some(group) = state.groups.get(to.user.as_str()).filter(|_| to.server == Server::Group) {
+            let participant = namespace(session.emulator.config().pn_only).user(sender);
+            let others = group.record.members.iter().filter(|member| *member != phone).cloned().collect();
+            (others, notice.attr("from", &to).attr("participant", participant))
+        } else if let Some(account) = state.account_of(&to).filter(|account| !account.blocks(phone)) {
+            (vec![account.phone().to_owned()], notice.attr("from", Namespace::of(&to).user(sender)))
+        } else {
+            return;
+        };
+    let Ok(stanza) = marshal(&notice.build()).map(Bytes::from) else { return };
+    let notice = Notice { from: (canonical(&state, &to), phone.to_owned()), at: state.now(), stanza };
+    for hearer in hearers {
+        let Some(account) = state.accounts.get_mut(&hearer) else { continue };
+        account.devices.values_mut().for_each(|device| device.hear(notice.clone()));
     }
 }
