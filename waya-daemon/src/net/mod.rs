@@ -1,11 +1,19 @@
-//! The way out to the network that does not depend on who goes it: the proxy, and the tunnel through it.
+//! The way out to the network that does not depend on who goes it: the proxy and the tunnel through it, where requests
+//! may go, and the HTTP client that asks nobody else.
 //!
-//! Opens no connection and chooses no address: whoever dials does both, within its own bounds and time.
+//! Knows no settings: the [`Policy`] is handed in and may change while requests are under way; each hop is judged by the
+//! one that holds when it begins.
 
+mod address;
+mod guard;
+mod pattern;
 mod proxy;
 #[cfg(test)]
 pub mod testing;
 mod tunnel;
 
+pub use address::NotPublic;
+pub use guard::{Forbidden, Policy, Trust};
+pub use pattern::{BadPattern, Host, HostPattern};
 pub use proxy::{BadProxy, Credentials, Proxy, ProxyKind};
 pub use tunnel::{Target, TunnelError, open_tunnel};
