@@ -144,6 +144,18 @@ impl Proxy {
         format!("{}://{}", self.kind.scheme(), self.address())
     }
 
+    /// For reqwest, to send everything through.
+    ///
+    /// # Errors
+    /// What reqwest says; it repeats neither user nor password.
+    pub fn for_every_request(&self) -> reqwest::Result<reqwest::Proxy> {
+        let through = reqwest::Proxy::all(self.url())?;
+        Ok(match &self.credentials {
+            Some(Credentials { user, password }) => through.basic_auth(user, password),
+            None => through,
+        })
+    }
+
     fn address(&self) -> String {
         super::tunnel::authority(&self.host, self.port)
     }

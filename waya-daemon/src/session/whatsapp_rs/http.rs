@@ -41,7 +41,7 @@ impl Http {
     pub fn new(guard: Guard, proxy: Option<&Proxy>) -> reqwest::Result<Self> {
         let mut builder = Client::builder().no_proxy();
         if let Some(proxy) = proxy {
-            builder = builder.proxy(every_request(proxy)?);
+            builder = builder.proxy(proxy.for_every_request()?);
         }
         let client = builder
             .connect_timeout(Duration::from_secs(15))
@@ -76,14 +76,6 @@ impl Http {
             None => built,
         })
     }
-}
-
-fn every_request(proxy: &Proxy) -> reqwest::Result<reqwest::Proxy> {
-    let through = reqwest::Proxy::all(proxy.url())?;
-    Ok(match proxy.credentials() {
-        Some(credentials) => through.basic_auth(&credentials.user, &credentials.password),
-        None => through,
-    })
 }
 
 async fn collect(mut response: reqwest::Response) -> anyhow::Result<HttpResponse> {
