@@ -19,10 +19,11 @@ use crate::config::Config;
 use crate::daemon::Seams;
 use crate::dispatch::{self, JournalInbox};
 use crate::model::Kind;
+use crate::net::Fetcher;
 use crate::queue::Queue;
 use crate::session::WhatsApp;
 use crate::session::whatsapp_rs::{self, SessionConfig};
-use crate::settings::Settings;
+use crate::settings::{Settings, Snapshot};
 use crate::store::Store;
 use crate::store::sled::{self, OpenOptions};
 
@@ -43,6 +44,9 @@ pub(crate) struct Account {
     pub(crate) session: Arc<dyn WhatsApp>,
     pub(crate) queue: Queue,
     pub(crate) bus: Bus,
+    /// HTTP to hosts that others name.
+    #[expect(dead_code, reason = "whoever fetches takes it from here; nothing does so far")]
+    pub(crate) fetcher: Fetcher,
     store_handle: sled::Handle,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -64,10 +68,13 @@ impl Account {
         let bus = Bus::default();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
 
+        let policy = part(&settings, &tasks, stop.clone(), |settings| settings.network.clone());
+        let fetcher = Fetcher::new(policy, config.network_proxy.clone());
+
         let (told, events) = mpsc::unbounded_channel();
         let inbox = Arc::new(JournalInbox(Arc::clone(&store.journal)));
         let session = SessionConfig {
-            presence_online: Some(presence_online(&settings, &tasks, stop.clone())),
+            presence_online: Some(part(&settings, &tasks, stop.clone(), |settings| settings.presence_online)),
             ..session_config(config, seams, dir)
         };
         let session = whatsapp_rs::open(session, inbox, told, Arc::clone(&seams.clock)).await?;
@@ -86,7 +93,7 @@ impl Account {
         let last_call = CancellationToken::new();
         let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());
         let dispatch = (tokio::spawn(dispatch), last_call);
-        Ok(Self { store, settings, session, queue, bus, store_handle, stop, tasks, dispatch })
+        Ok(Self { store, settings, session, queue, bus, fetcher, store_handle, stop, tasks, dispatch })
     }
 
     /// Lets what is on its way come to an end and closes the connection, by `deadline`; then closes the store.
@@ -127,18 +134,27 @@ fn session_config(config: &Config, seams: &Seams, dir: &Path) -> SessionConfig {
     }
 }
 
-/// That one setting, as it changes.
-fn presence_online(settings: &Settings, tasks: &TaskTracker, stop: CancellationToken) -> watch::Receiver<bool> {
+/// One part of the settings, as it changes.
+fn part<T: PartialEq + Send + Sync + 'static>(
+    settings: &Settings,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+    of: impl Fn(&Snapshot) -> T + Send + 'static,
+) -> watch::Receiver<T> {
     let mut settings = settings.watch();
-    let (online, watched) = watch::channel(settings.borrow_and_update().presence_online);
+    let (part, watched) = watch::channel(of(&settings.borrow_and_update()));
     tasks.spawn(async move {
         loop {
             tokio::select! {
                 changed = settings.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
-            let wanted = settings.borrow_and_update().presence_online;
-            online.send_if_modified(|online| std::mem::replace(online, wanted) != wanted);
+            let wanted = of(&settings.borrow_and_update());
+            part.send_if_modified(|part| {
+                let changed = *part != wanted;
+                *part = wanted;
+                changed
+            });
         }
     });
     watched

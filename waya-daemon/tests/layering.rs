@@ -13,7 +13,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("net", &[]),
     ("session", &["model", "clock", "data_dir", "net"]),
-    ("settings", &["model", "store"]),
+    // What `network.*` may say is read by those who hold to it.
+    ("settings", &["model", "net", "store"]),
     ("queue", &["model", "clock", "bus", "store", "session", "settings"]),
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session"]),
     ("api", &["model", "clock", "bus", "store", "queue", "session", "settings"]),

@@ -1,6 +1,7 @@
 //! The table of settings, one row each.
 
 use super::{SettingsError, Snapshot, parse};
+use crate::net::HostPattern;
 
 /// Writes a value's meaning into the snapshot; `None` when it does not fit.
 type Apply = fn(&mut Snapshot, &str) -> Option<()>;
@@ -136,6 +137,27 @@ pub(super) const KEYS: &[Key] = &[
         description: "show the account as online; the owner's phone gets fewer notifications then",
         expected: "true or false",
         apply: |snapshot, text| parse::boolean(text).map(|value| snapshot.presence_online = value),
+    },
+    Key {
+        name: "network.allow_private",
+        default: "false",
+        description: "let URLs of callers, pages and scripts lead to loopback, private and other inner addresses",
+        expected: "true or false",
+        apply: |snapshot, text| parse::boolean(text).map(|value| snapshot.network.allow_private = value),
+    },
+    Key {
+        name: "network.allow_hosts",
+        default: "",
+        description: "hosts that such URLs may lead to though their addresses are inner ones",
+        expected: HostPattern::EXPECTED,
+        apply: |snapshot, text| parse::hosts(text).map(|hosts| snapshot.network.allow_hosts = hosts),
+    },
+    Key {
+        name: "network.deny_hosts",
+        default: "",
+        description: "hosts that nothing is fetched from or sent to, whatever else is allowed; webhooks too",
+        expected: HostPattern::EXPECTED,
+        apply: |snapshot, text| parse::hosts(text).map(|hosts| snapshot.network.deny_hosts = hosts),
     },
 ];
 

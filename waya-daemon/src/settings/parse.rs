@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::AllowList;
 use crate::model::{ChatId, Recipient};
+use crate::net::HostPattern;
 
 /// `0`, `500ms`, `5s`, `10m`, `2h`, `1d`, up to ten years.
 pub(super) fn duration(text: &str) -> Option<Duration> {
@@ -57,6 +58,12 @@ pub(super) fn allow_list(text: &str) -> Option<AllowList> {
         (false, false) => Some(AllowList::Only(chats)),
         (false, true) => None,
     }
+}
+
+/// Hosts divided by commas or white space; none is fine.
+pub(super) fn hosts(text: &str) -> Option<Vec<HostPattern>> {
+    let items = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|item| !item.is_empty());
+    items.map(|item| item.parse().ok()).collect()
 }
 
 /// Country code digits: `62`, `+62`.

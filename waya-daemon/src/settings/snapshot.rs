@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::model::ChatId;
+use crate::net::Policy;
 use crate::store::Keep;
 
 /// All settings as they stand at one moment.
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub keep_newest: usize,
     /// Show the account as online; the owner's phone rings less then.
     pub presence_online: bool,
+    /// Where requests to hosts that others name may go.
+    pub network: Policy,
 }
 
 impl Default for Snapshot {
@@ -50,6 +53,7 @@ impl Default for Snapshot {
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
             presence_online: false,
+            network: Policy::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::keys::KEYS;
 use super::{AllowList, Origin, Pin, Settings, SettingsError, Snapshot, validate};
 use crate::model::ChatId;
+use crate::net::{HostPattern, Policy};
 use crate::store::{KeyValues, StoreError};
 
 /// Values in memory; refuses writes while `down`.
@@ -72,6 +73,11 @@ fn values_that_do_not_fit_are_refused_with_what_would() {
         ("default_country", "0"),
         ("default_country", "6281"),
         ("presence.online", "maybe"),
+        ("network.allow_private", "maybe"),
+        ("network.allow_hosts", "*"),
+        ("network.allow_hosts", "files.example.com, http://example.com"),
+        ("network.deny_hosts", "10.0.0.0/33"),
+        ("network.deny_hosts", "example.com:443"),
     ] {
         let expected = validate(key, value).unwrap_err();
         assert!(!expected.is_empty(), "{key} = {value}");
@@ -144,4 +150,22 @@ async fn the_allow_list_takes_every_usual_spelling() {
         assert!(snapshot.allowed.allows(&chat.parse().unwrap()), "{chat}");
     }
     assert!(!snapshot.allowed.allows(&ChatId::phone("6281200000002")));
+}
+
+#[tokio::test]
+async fn the_network_settings_become_a_policy_at_once() {
+    let settings = Settings::load(Arc::new(Values::default()), Vec::new()).await.unwrap();
+    assert_eq!(settings.now().network, Policy::default());
+    settings.set("network.allow_private", Some("yes")).await.unwrap();
+    settings.set("network.allow_hosts", Some(" Files.Example.COM,*.corp.example\n10.0.0.0/8 , ")).await.unwrap();
+    settings.set("network.deny_hosts", Some("169.254.169.254")).await.unwrap();
+    let hosts = |hosts: &[&str]| hosts.iter().map(|host| host.parse().unwrap()).collect::<Vec<HostPattern>>();
+    let expected = Policy {
+        allow_private: true,
+        allow_hosts: hosts(&["files.example.com", "*.corp.example", "10.0.0.0/8"]),
+        deny_hosts: hosts(&["169.254.169.254"]),
+    };
+    assert_eq!(settings.now().network, expected);
+    settings.set("network.allow_hosts", Some("")).await.unwrap();
+    assert!(settings.now().network.allow_hosts.is_empty());
 }
