@@ -16,6 +16,7 @@ pub mod store;
 pub mod settings;
 
 pub mod net;
+pub mod preview;
 
 pub mod session;
 

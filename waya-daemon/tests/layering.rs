@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("bus", &["model"]),
     ("store", &["model"]),
     ("net", &[]),
+    ("preview", &["net"]),
     ("session", &["model", "clock", "data_dir", "net"]),
     // What `network.*` may say is read by those who hold to it.
     ("settings", &["model", "net", "store"]),
