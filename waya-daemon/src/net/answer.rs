@@ -79,7 +79,7 @@ impl Answer {
         (!kind.is_empty()).then(|| kind.to_ascii_lowercase())
     }
 
-    /// How much is said to come, in bytes.
+    /// How much of the body is still to come, in bytes, when the answer says so.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()

@@ -93,14 +93,7 @@ impl Fetcher {
         if let Some(body) = &hop.body {
             request = request.body(body.clone());
         }
-        // The time to connect is watched over by the client, which knows when that is.
-        let sent = bounds.wait(&host, limits.connect.saturating_add(limits.idle), request.send()).await;
-        let sent = sent.map_err(|late| match late {
-            FetchError::Timeout { host, limit } if limit > limits.idle && limit != limits.total => {
-                FetchError::Timeout { host, limit: limits.idle }
-            }
-            late => late,
-        })?;
+        let sent = bounds.wait(&host, limits.connect.saturating_add(limits.idle), request.send()).await?;
         sent.map_err(|error| self.fault(&error, host, bounds))
     }
 

@@ -98,7 +98,7 @@ pub enum Host {
 }
 
 impl Host {
-    /// As in a URL; an IPv6 address also without brackets.
+    /// As people write it; an IPv6 address with or without brackets.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -110,7 +110,11 @@ impl Host {
             return None;
         }
         let url = Url::parse(&format!("http://{text}/")).ok().filter(|url| url.port().is_none())?;
-        Self::of(&url)
+        // Signs of other scripts may have become ones that belong elsewhere.
+        Self::of(&url).filter(|host| match host {
+            Self::Name(name) => name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')),
+            Self::Address(_) => true,
+        })
     }
 
     /// Of a URL; none where there is none.

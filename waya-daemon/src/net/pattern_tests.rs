@@ -79,6 +79,8 @@ fn what_names_no_hosts_is_refused() {
         "a\\b",
         "..",
         "%31.example",
+        "﹡",
+        "a(b)",
     ] {
         assert_eq!(text.parse::<HostPattern>(), Err(BadPattern), "{text:?}");
     }

@@ -14,7 +14,7 @@ use super::guard::Trust;
 pub struct Limits {
     /// Until there is a connection, TLS and proxy included; for every hop.
     pub connect: Duration,
-    /// Silence on that connection.
+    /// Silence on that connection; until the answer begins, the time to connect counts as well.
     pub idle: Duration,
     /// From the first look-up to the last byte, over all redirects.
     pub total: Duration,

@@ -101,7 +101,7 @@ async fn a_page_is_read_to_the_end_of_its_head() {
 
 #[tokio::test]
 async fn a_page_that_takes_too_long_is_none_and_a_picture_that_does_is_left_out() {
-    let within = Duration::from_millis(300);
+    let within = Duration::from_millis(1500);
     let page = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<title>x";
     let slow = Scripted::start(&[page], Then::Trickles).await;
     let text = |port: u16| format!("http://a.test:{port}/");

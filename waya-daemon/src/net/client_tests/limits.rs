@@ -16,10 +16,9 @@ const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
 
 #[tokio::test]
 async fn who_trickles_is_left_in_the_end() {
-    let limits = Limits { size: u64::MAX, ..brisk() };
+    let limits = Limits { size: u64::MAX, idle: Duration::from_secs(30), ..brisk() };
     assert_eq!(read(&[ENDLESS], Then::Trickles, limits).await, late(limits.total));
     // The head of an answer can trickle as well.
-    let limits = Limits { idle: Duration::from_secs(30), ..limits };
     assert_eq!(read(&[b"HTTP/1.1 200 OK\r\nx: "], Then::Trickles, limits).await, late(limits.total));
 }
 
@@ -27,8 +26,8 @@ async fn who_trickles_is_left_in_the_end() {
 async fn who_says_nothing_is_left_sooner() {
     let limits = Limits { total: Duration::from_secs(60), ..brisk() };
     assert_eq!(read(&[&[ENDLESS, b"hel"].concat()], Then::IsSilent, limits).await, late(limits.idle));
-    let limits = Limits { connect: Duration::from_millis(300), ..limits };
-    assert_eq!(read(&[b""], Then::IsSilent, limits).await, late(limits.idle));
+    let limits = Limits { connect: Duration::from_secs(2), ..limits };
+    assert_eq!(read(&[b""], Then::IsSilent, limits).await, late(limits.connect + limits.idle));
 }
 
 #[tokio::test]
