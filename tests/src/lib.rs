@@ -8,7 +8,7 @@ pub mod process;
 pub mod proxy;
 pub mod world;
 
-pub use http::Api;
+pub use http::{Api, answer};
 pub use port::Port;
 pub use process::{Binary, Running};
 pub use world::{BUDI, OWN_PHONE, Options, SITI, World, until};

@@ -174,6 +174,30 @@ impl World {
         Ok(inbox["messages"].as_array().with_context(|| inbox.to_string())?.clone())
     }
 
+    /// Waits until a person has received so many messages; the newest of them.
+    ///
+    /// # Errors
+    /// With the inbox as it stands when that takes too long.
+    pub async fn until_received(&self, who: &str, count: usize) -> Result<Value> {
+        until("it arrived", || async {
+            let inbox = self.inbox(who).await?;
+            ensure!(inbox.len() >= count, "{inbox:?}");
+            inbox.last().cloned().context("nothing there")
+        })
+        .await
+    }
+
+    /// The file of a message that a person received, as that person's client decrypts it.
+    ///
+    /// # Errors
+    /// When it cannot be loaded.
+    pub async fn received_file(&self, who: &str, message: &Value) -> Result<Vec<u8>> {
+        let id = message["id"].as_str().context("no id")?;
+        let answer = self.admin.request(reqwest::Method::GET, &format!("/inbox/{who}/{id}/media")).send().await?;
+        ensure!(answer.status().is_success(), "{}", answer.text().await?);
+        Ok(answer.bytes().await?.to_vec())
+    }
+
     /// Switches a fault on for the own account's connections.
     ///
     /// # Errors

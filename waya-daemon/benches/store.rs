@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use uuid::Uuid;
-use waya_daemon::model::{ChatId, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
+use waya_daemon::model::{ChatId, Content, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
 use waya_daemon::store::sled::{OpenOptions, Opened, open};
 use waya_daemon::store::{Batch, Store};
 
@@ -125,6 +125,7 @@ fn message(n: u64) -> NewMessage {
         reference_id: None,
         chat: ChatId::phone("6281200000001"),
         text: "x".repeat(TEXT),
+        content: Content::default(),
         lane: Lane::Normal,
         source: Source::Api,
         whatsapp_id: WhatsAppId::from_random(rand::random()),

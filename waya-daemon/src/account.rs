@@ -18,9 +18,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Seams;
 use crate::dispatch::{self, JournalInbox};
+use crate::media::{Limits, Media};
 use crate::model::Kind;
 use crate::net::Fetcher;
-use crate::queue::Queue;
+use crate::queue::{self, Queue};
 use crate::session::WhatsApp;
 use crate::session::whatsapp_rs::{self, SessionConfig};
 use crate::settings::{Settings, Snapshot};
@@ -43,9 +44,10 @@ pub(crate) struct Account {
     pub(crate) settings: Settings,
     pub(crate) session: Arc<dyn WhatsApp>,
     pub(crate) queue: Queue,
+    pub(crate) media: Media,
     pub(crate) bus: Bus,
     /// HTTP to hosts that others name.
-    #[expect(dead_code, reason = "whoever fetches takes it from here; nothing does so far")]
+    #[expect(dead_code, reason = "webhooks take it from here")]
     pub(crate) fetcher: Fetcher,
     store_handle: sled::Handle,
     stop: CancellationToken,
@@ -79,21 +81,24 @@ impl Account {
         };
         let session = whatsapp_rs::open(session, inbox, told, Arc::clone(&seams.clock)).await?;
         let clock: Arc<dyn Clock> = Arc::clone(&seams.clock);
-        let queue = Queue::start(
-            store.clone(),
-            Arc::clone(&session),
-            settings.watch(),
-            Arc::clone(&clock),
-            bus.clone(),
-            &tasks,
-            stop.clone(),
-        )
-        .await?;
+        let limits = part(&settings, &tasks, stop.clone(), media_limits);
+        let media_dir = dir.join("media");
+        let media = Media::open(&media_dir, limits, fetcher.clone())
+            .with_context(|| format!("cannot use {}", media_dir.display()))?;
+        let parts = queue::Parts {
+            store: store.clone(),
+            session: Arc::clone(&session),
+            media: media.clone(),
+            settings: settings.watch(),
+            clock: Arc::clone(&clock),
+            bus: bus.clone(),
+        };
+        let queue = Queue::start(parts, &tasks, stop.clone()).await?;
         // It does not stop with the queue: how the session ended is still to be told.
         let last_call = CancellationToken::new();
         let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());
         let dispatch = (tokio::spawn(dispatch), last_call);
-        Ok(Self { store, settings, session, queue, bus, fetcher, store_handle, stop, tasks, dispatch })
+        Ok(Self { store, settings, session, queue, media, bus, fetcher, store_handle, stop, tasks, dispatch })
     }
 
     /// Lets what is on its way come to an end and closes the connection, by `deadline`; then closes the store.
@@ -132,6 +137,10 @@ fn session_config(config: &Config, seams: &Seams, dir: &Path) -> SessionConfig {
         presence_online: None,
         push_name: seams.push_name.clone(),
     }
+}
+
+fn media_limits(settings: &Snapshot) -> Limits {
+    Limits { media: settings.max_media, document: settings.max_document, download: settings.max_download }
 }
 
 /// One part of the settings, as it changes.

@@ -85,6 +85,7 @@ impl Daemon {
         let api = Api::new(api::Parts {
             queue: account.queue.clone(),
             store: account.store.clone(),
+            media: account.media.clone(),
             whatsapp: Arc::clone(&account.session),
             settings: account.settings.clone(),
             keys,

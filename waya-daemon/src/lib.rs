@@ -18,6 +18,8 @@ pub mod settings;
 pub mod net;
 pub mod preview;
 
+pub mod media;
+
 pub mod session;
 
 pub mod queue;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
-use waya_daemon::model::{Change, ChatId, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
+use waya_daemon::model::{Change, ChatId, Content, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
 use waya_daemon::store::sled::{OpenOptions, Opened, open};
 use waya_daemon::store::{Batch, Changed, Enqueued, Store, StoreError, StoreHealth};
 
@@ -23,6 +23,7 @@ fn message(n: u128) -> NewMessage {
         reference_id: None,
         chat: ChatId::phone("6281200000001"),
         text: "x".repeat(5_000),
+        content: Content::default(),
         lane: Lane::Normal,
         source: Source::Api,
         whatsapp_id: WhatsAppId::from_random(rand::random()),

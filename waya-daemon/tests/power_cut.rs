@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use uuid::Uuid;
 use waya_daemon::model::{
-    Change, ChatId, Incoming, Lane, MessageId, NewMessage, Source, Status, Timestamp, WhatsAppId,
+    Change, ChatId, Content, Incoming, Lane, MessageId, NewMessage, Source, Status, Timestamp, WhatsAppId,
 };
 use waya_daemon::store::sled::{Durability, OpenOptions, open};
 use waya_daemon::store::{Batch, Enqueued, Store};
@@ -251,6 +251,7 @@ async fn write_for_ever(store: Store, numbers: Arc<AtomicU64>, log: Arc<File>) {
             reference_id: n.is_multiple_of(3).then(|| "r".to_owned()),
             chat: ChatId::phone("6281200000001"),
             text: text(id),
+            content: Content::default(),
             lane: Lane::Normal,
             source: Source::Api,
             whatsapp_id: WhatsAppId::from_random(rand::random()),

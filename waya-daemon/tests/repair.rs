@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use waya_daemon::data_dir::DataDir;
-use waya_daemon::model::{ChatId, Kind, Lane, MessageId, NewMessage, Source, Status, Timestamp, WhatsAppId};
+use waya_daemon::model::{ChatId, Content, Kind, Lane, MessageId, NewMessage, Source, Status, Timestamp, WhatsAppId};
 use waya_daemon::store::sled::{OpenOptions, Opened, open};
 use waya_daemon::store::{Batch, Enqueued, Store};
 

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use waya_proto::v1::queue_service_client::QueueServiceClient;
 use waya_proto::v1::{Ack, GetMessageRequest, Message, Status};
 
-use super::{Context, call};
+use super::{Context, call, deeds, media};
 use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
@@ -15,22 +15,38 @@ use crate::output::{Cell, Colour, Output, printable};
 
 /// What `message` takes.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct MessageArgs {
+    #[command(subcommand)]
+    command: Option<MessageCommand>,
     /// The message's id, or its reference (then the newest one)
-    #[arg(value_name = "ID|REF")]
-    id: String,
+    #[arg(value_name = "ID|REF", required = true)]
+    id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum MessageCommand {
+    /// Fetch a message's file
+    Media(media::MediaArgs),
+    #[command(flatten)]
+    Deed(deeds::Deed),
 }
 
 impl MessageArgs {
     /// The message of an id.
     pub const fn new(id: String) -> Self {
-        Self { id }
+        Self { command: None, id: Some(id) }
     }
 }
 
 pub async fn run(args: MessageArgs, context: &mut Context) -> Result<ExitCode, CliError> {
+    match args.command {
+        Some(MessageCommand::Media(args)) => return media::run(args, context).await,
+        Some(MessageCommand::Deed(deed)) => return deeds::run(deed, context).await,
+        None => {}
+    }
     let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
-    let request = GetMessageRequest { id: args.id, ..GetMessageRequest::default() };
+    let request = GetMessageRequest { id: args.id.unwrap_or_default(), ..GetMessageRequest::default() };
     let answer = daemon.get_message(call(request)).await?.into_inner();
     let output = &mut context.output;
     if output.json {

@@ -1,9 +1,12 @@
 //! One file a noun: its arguments, its call, and how its answer looks to people.
 
 mod completions;
+mod deeds;
 mod events;
+mod files;
 mod login;
 mod logout;
+mod media;
 mod message;
 mod passkey;
 mod queue;
@@ -11,6 +14,7 @@ mod sandbox;
 mod send;
 mod settings;
 mod status;
+mod table;
 mod text;
 mod wait;
 
@@ -37,8 +41,10 @@ pub enum Command {
     Logout(logout::LogoutArgs),
     /// Queue a message
     Send(send::SendArgs),
-    /// Show what became of a message
+    /// Show what became of a message, fetch its file, or do something to it
     Message(message::MessageArgs),
+    #[command(flatten)]
+    Deed(deeds::Deed),
     /// Look at and steer the outgoing queue
     #[command(subcommand)]
     Queue(queue::QueueCommand),
@@ -84,6 +90,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::Logout(args) => logout::run(&args, context).await,
         Command::Send(args) => send::run(args, context).await,
         Command::Message(args) => message::run(args, context).await,
+        Command::Deed(deed) => deeds::run(deed, context).await,
         Command::Queue(command) => queue::run(command, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Settings(command) => settings::run(command, context).await,

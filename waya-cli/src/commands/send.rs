@@ -1,14 +1,16 @@
 //! `waya send`.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tonic::transport::Channel;
 use waya_proto::v1::queue_service_client::QueueServiceClient;
 use waya_proto::v1::{self, SendRequest, SendResponse};
 
 use super::wait::{self, WaitFor};
-use super::{Context, call, text};
+use super::{Context, call, files, table, text};
 use crate::args;
 use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
@@ -19,9 +21,9 @@ use crate::output::{Output, printable};
 /// What `send` takes.
 #[derive(Debug, Args)]
 pub struct SendArgs {
-    /// Whom to: digits with country code, a chat id, `main`, or several with commas between
-    #[arg(value_name = "TO")]
-    to: String,
+    /// Whom to: digits with country code, a chat id, `main`, or several with commas between; left out with --csv
+    #[arg(value_name = "TO", required_unless_present = "csv")]
+    to: Option<String>,
     /// The text; `-`, or none with a pipe, reads standard input (less one line end at its end)
     #[arg(value_name = "TEXT|-")]
     text: Option<String>,
@@ -30,6 +32,45 @@ pub struct SendArgs {
     /// One more recipient
     #[arg(long = "to", value_name = "TO")]
     more: Vec<String>,
+    /// One message for each row of a CSV file; TEXT may name its columns as {{column}}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["more", "quoted", "mention", "location", "contact", "poll"])]
+    csv: Option<PathBuf>,
+    /// Send a file, or what is behind an address; may be given several times
+    #[arg(long, value_name = "FILE|URL")]
+    media: Vec<String>,
+    /// The text that goes with the first file, instead of TEXT
+    #[arg(long, value_name = "TEXT", requires = "media", conflicts_with = "text")]
+    caption: Option<String>,
+    /// The name that recipients see of a document
+    #[arg(long, value_name = "NAME", requires = "media")]
+    filename: Option<String>,
+    /// Send sound as a voice note
+    #[arg(long, requires = "media", conflicts_with = "document")]
+    voice: bool,
+    /// Send the file as a document, whatever it is
+    #[arg(long, requires = "media")]
+    document: bool,
+    /// Answer this message: id, reference, or WhatsApp's id
+    #[arg(long = "quote", value_name = "ID")]
+    quoted: Option<String>,
+    /// Somebody whom the text names with @
+    #[arg(long, value_name = "NUMBER")]
+    mention: Vec<String>,
+    /// Send a place: LATITUDE,LONGITUDE[,NAME]
+    #[arg(long, value_name = "LAT,LON[,NAME]", allow_hyphen_values = true, value_parser = location, conflicts_with_all = ["media", "contact", "poll"])]
+    location: Option<v1::Location>,
+    /// Send somebody's card: NUMBER,NAME
+    #[arg(long, value_name = "NUMBER,NAME", value_parser = contact, conflicts_with_all = ["media", "poll"])]
+    contact: Option<v1::ContactCard>,
+    /// Send a poll: TEXT is its question, each --poll one option
+    #[arg(long, value_name = "OPTION", conflicts_with = "media")]
+    poll: Vec<String>,
+    /// How many options one person may choose; 0: any number
+    #[arg(long, value_name = "N", requires = "poll", default_value = "1")]
+    selectable: u32,
+    /// Show no preview of a link in the text
+    #[arg(long)]
+    no_preview: bool,
     /// An id of your own, to find the message by
     #[arg(long = "ref", value_name = "ID")]
     reference_id: Option<String>,
@@ -62,8 +103,8 @@ enum Priority {
 
 pub async fn run(args: SendArgs, context: &mut Context) -> Result<ExitCode, CliError> {
     let (waiting, timeout, dry_run) = (args.wait, args.timeout, args.dry_run);
-    let request = request(args)?;
     let channel = context.daemon().await?;
+    let request = request(args, &channel).await?;
     let mut daemon = QueueServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let answer = daemon.send(call(request)).await?.into_inner();
     let Some(target) = waiting else {
@@ -88,10 +129,49 @@ pub async fn run(args: SendArgs, context: &mut Context) -> Result<ExitCode, CliE
     outcome.error.map_or(Ok(ExitCode::Done), Err)
 }
 
-fn request(args: SendArgs) -> Result<SendRequest, CliError> {
-    text::no_stray(&args.rest, &format!("waya send {}", printable(&args.to)), args.text.as_deref())?;
+/// The request with its files handed over.
+async fn request(args: SendArgs, channel: &Channel) -> Result<SendRequest, CliError> {
+    let files = args.media.clone();
+    let hints = (args.filename.clone(), args.voice, args.document);
+    let mut request = bare_request(args)?;
+    for written in files {
+        let mut input = files::input(channel, &written).await?;
+        input.filename = hints.0.clone().or(input.filename);
+        (input.voice, input.document) = (hints.1, hints.2);
+        request.media.push(input);
+    }
+    let media = if request.personal.is_empty() { Vec::new() } else { std::mem::take(&mut request.media) };
+    for personal in &mut request.personal {
+        personal.media.clone_from(&media);
+    }
+    Ok(request)
+}
+
+/// The request but for its files.
+fn bare_request(mut args: SendArgs) -> Result<SendRequest, CliError> {
+    if args.csv.is_some() && args.text.is_none() {
+        // There is no TO beside a table: the first word is the text.
+        args.text = args.to.take();
+    }
+    let to = args.to.take();
+    let command = format!("waya send {}", printable(to.as_deref().unwrap_or_default()));
+    text::no_stray(&args.rest, &command, args.text.as_deref())?;
     // An empty entry stays: the daemon says what is wrong with it.
-    let recipients = std::iter::once(args.to).chain(args.more).flat_map(|list| split(&list)).collect();
+    let recipients = to.into_iter().chain(args.more).flat_map(|list| split(&list)).collect();
+    let text = match (args.caption, args.text) {
+        (Some(caption), _) => caption,
+        // What is sent is there without a text; a pipe is not waited for.
+        (None, None) if !args.media.is_empty() || args.location.is_some() || args.contact.is_some() => String::new(),
+        (None, text) => text::resolve(text)?,
+    };
+    let personal = args.csv.map_or_else(|| Ok(Vec::new()), |file| table::messages(&file, &text))?;
+    let (message, poll) = match (personal.is_empty(), args.poll.is_empty()) {
+        (false, _) => (String::new(), None),
+        (true, true) => (text, None),
+        (true, false) => {
+            (String::new(), Some(v1::Poll { question: text, options: args.poll, selectable: args.selectable }))
+        }
+    };
     let priority = match args.priority {
         Priority::High => v1::Priority::High,
         Priority::Normal => v1::Priority::Normal,
@@ -99,7 +179,15 @@ fn request(args: SendArgs) -> Result<SendRequest, CliError> {
     };
     Ok(SendRequest {
         recipients,
-        message: text::resolve(args.text)?,
+        message,
+        poll,
+        personal,
+        media: Vec::new(),
+        quoted: args.quoted,
+        mentions: args.mention,
+        location: args.location,
+        contact: args.contact,
+        no_preview: args.no_preview,
         reference_id: args.reference_id,
         idempotency_key: args.idempotency_key,
         priority: priority.into(),
@@ -108,11 +196,28 @@ fn request(args: SendArgs) -> Result<SendRequest, CliError> {
     })
 }
 
-fn split(list: &str) -> Vec<String> {
+/// `LATITUDE,LONGITUDE[,NAME]`
+fn location(text: &str) -> Result<v1::Location, String> {
+    let mut parts = text.splitn(3, ',').map(str::trim);
+    let mut degrees = || parts.next().and_then(|part| part.parse::<f64>().ok());
+    let (Some(latitude), Some(longitude)) = (degrees(), degrees()) else {
+        return Err("expected LATITUDE,LONGITUDE[,NAME], e.g. -6.1754,106.8272,Monas".to_owned());
+    };
+    let name = parts.next().filter(|name| !name.is_empty()).map(str::to_owned);
+    Ok(v1::Location { latitude, longitude, name, address: None })
+}
+
+/// `NUMBER,NAME`
+fn contact(text: &str) -> Result<v1::ContactCard, String> {
+    let (number, name) = text.split_once(',').ok_or("expected NUMBER,NAME, e.g. 6281200000002,Budi")?;
+    Ok(v1::ContactCard { name: name.trim().to_owned(), number: number.trim().to_owned() })
+}
+
+pub(super) fn split(list: &str) -> Vec<String> {
     list.split(',').map(|one| one.trim().to_owned()).collect()
 }
 
-fn show(answer: &SendResponse, dry_run: bool, output: &mut Output) -> io::Result<()> {
+pub(super) fn show(answer: &SendResponse, dry_run: bool, output: &mut Output) -> io::Result<()> {
     for accepted in &answer.messages {
         let number = printable(&accepted.number);
         if dry_run {
@@ -160,7 +265,7 @@ mod tests {
             "--dry-run",
         ]);
         assert_eq!(
-            request(args).unwrap(),
+            bare_request(args).unwrap(),
             SendRequest {
                 recipients: vec!["628".to_owned(), "+62 813".to_owned(), "1203@g.us".to_owned()],
                 message: " Halo\n".to_owned(),
@@ -169,13 +274,30 @@ mod tests {
                 priority: v1::Priority::Low.into(),
                 scheduled_at: Some(1_786_924_800_000),
                 dry_run: true,
+                ..SendRequest::default()
             }
         );
     }
 
     #[test]
+    fn places_cards_polls_and_files_need_no_text() {
+        let place = bare_request(parsed(&["628", "--location", "-6.1754,106.8272,Monas, Jakarta"])).unwrap();
+        let location = place.location.unwrap();
+        assert_eq!((location.latitude, location.name.as_deref()), (-6.1754, Some("Monas, Jakarta")));
+        let card = bare_request(parsed(&["628", "--contact", "629,Budi Jaya"])).unwrap().contact.unwrap();
+        assert_eq!((card.number.as_str(), card.name.as_str()), ("629", "Budi Jaya"));
+        let poll = bare_request(parsed(&["628", "Jadi?", "--poll", "Ya", "--poll", "Tidak"])).unwrap();
+        let question = poll.poll.unwrap();
+        assert_eq!((question.question.as_str(), question.options.len(), question.selectable), ("Jadi?", 2, 1));
+        assert_eq!(poll.message, "");
+        let file = bare_request(parsed(&["628", "--media", "x.jpg", "--caption", "lihat"])).unwrap();
+        assert_eq!(file.message, "lihat");
+        assert!(Arguments::try_parse_from(["waya", "send", "628", "--location", "here"]).is_err());
+    }
+
+    #[test]
     fn an_unquoted_text_is_a_usage_error() {
-        let error = request(parsed(&["628", "Halo", "dunia"])).unwrap_err();
+        let error = bare_request(parsed(&["628", "Halo", "dunia"])).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Usage);
         assert_eq!(error.hint(), Some("put the text in quotes: waya send 628 \"Halo dunia\""));
     }

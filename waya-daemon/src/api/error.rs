@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::media::MediaError;
 use crate::model::{InvalidRecipient, Status};
 use crate::session::SessionError;
 use crate::settings::SettingsError;
@@ -29,7 +30,7 @@ pub enum ApiError {
         number: String,
     },
     /// No text.
-    #[error("there is nothing to send: give a text in {field}")]
+    #[error("there is nothing to send: give a text in {field}, or media")]
     NothingToSend {
         /// Where the text should be.
         field: String,
@@ -48,6 +49,23 @@ pub enum ApiError {
     /// The request, carried out, would be too large.
     #[error("{0}")]
     TooLarge(String),
+    /// A file cannot be sent.
+    #[error("{field} {problem}")]
+    InvalidMedia {
+        /// Where it stands in the request.
+        field: String,
+        /// What is wrong with it.
+        problem: MediaError,
+    },
+    /// A message without a file.
+    #[error("the message has no file")]
+    NoMedia,
+    /// A file that cannot be had; why.
+    #[error("the file cannot be had: {0}")]
+    MediaGone(String),
+    /// A message to which nothing can be done now.
+    #[error("{0}")]
+    NotPossible(&'static str),
     /// The idempotency key was used with another request.
     #[error("this Idempotency-Key was used with a different request within the last 24 hours; use a new one")]
     IdempotencyConflict,
@@ -86,6 +104,9 @@ pub enum RecipientProblem {
     /// `main`, and nobody said who that is.
     #[error("main_number is not set; set it with `waya settings set main_number NUMBER`")]
     NoMainNumber,
+    /// A group that this account is not in.
+    #[error("this account is not in the group {0}; join it first, or check the id")]
+    NotInGroup(crate::model::ChatId),
     /// A category.
     #[error("category:{0} cannot be written to: this version has no categories yet; list the recipients instead")]
     Category(String),
@@ -105,6 +126,12 @@ impl ApiError {
             Self::RecipientNotAllowed { .. } => "recipient_not_allowed",
             Self::NothingToSend { .. } => "nothing_to_send",
             Self::InvalidField { .. } | Self::Setting(SettingsError::Invalid { .. }) => "invalid_field",
+            Self::InvalidMedia { problem: MediaError::TooLarge { .. }, .. } => "too_large",
+            Self::InvalidMedia { problem: MediaError::Io(_), .. } => "store_unavailable",
+            Self::InvalidMedia { .. } => "invalid_media",
+            Self::NoMedia => "no_media",
+            Self::MediaGone(_) => "media_unavailable",
+            Self::NotPossible(_) => "not_possible",
             Self::NotImplemented(_) => "not_implemented",
             Self::TooLarge(_) => "too_large",
             Self::IdempotencyConflict => "idempotency_conflict",
@@ -128,6 +155,7 @@ impl ApiError {
         match self {
             Self::InvalidRecipient { field, .. }
             | Self::RecipientNotAllowed { field, .. }
+            | Self::InvalidMedia { field, .. }
             | Self::NothingToSend { field } => Some(field),
             Self::InvalidField { field, .. } => Some(field),
             Self::Setting(SettingsError::Invalid { key, .. }) => Some(key),

@@ -3,10 +3,14 @@
 //! Owns no state of its own but handles; it checks what callers want, and answers with the shapes of [`view`].
 //! Nothing wakes it but its callers. It never talks to WhatsApp about a message: that is the queue's.
 
+mod compose;
 mod convert;
+mod deeds;
 mod error;
 mod events;
+mod found;
 mod idempotency;
+mod incoming_media;
 mod keys;
 mod message;
 mod passkey;
@@ -27,9 +31,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use compose::{MAX_FILES, MediaInput, MediaSource, Special, What};
 pub use error::{ApiError, RecipientProblem};
 pub use events::{DEFAULT_EVENTS, MAX_EVENTS};
 pub use idempotency::{MAX_KEY_CHARS, body_hash};
+pub use incoming_media::MediaFile;
 pub use keys::{ApiKeys, ensure_key};
 pub use message::{MessageChanges, WaitFor};
 pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
@@ -39,6 +45,7 @@ pub use when::{from_millis as time_from_millis, from_text as time_from_text};
 
 use crate::bus::Bus;
 use crate::clock::Clock;
+use crate::media::Media;
 use crate::queue::Queue;
 use crate::session::WhatsApp;
 use crate::settings::Settings;
@@ -54,6 +61,8 @@ pub struct Parts {
     pub queue: Queue,
     /// The account's store.
     pub store: Store,
+    /// The files that go out and come in.
+    pub media: Media,
     /// The link to WhatsApp.
     pub whatsapp: Arc<dyn WhatsApp>,
     /// What the user may change.

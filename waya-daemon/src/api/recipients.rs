@@ -1,11 +1,15 @@
 //! From recipients as written to chats that may be written to.
 
-use super::send::{Content, MAX_RECIPIENTS, PersonalMessage};
+use std::collections::HashSet;
+
+use super::compose::What;
+use super::send::{Content, MAX_RECIPIENTS};
 use super::{Api, ApiError, RecipientProblem};
-use crate::model::{ChatId, ChatKind, MAX_REFERENCE_CHARS, MAX_TEXT_CHARS, Recipient};
+use crate::model::{ChatId, ChatKind, MAX_REFERENCE_CHARS, Recipient};
 use crate::settings::{AllowList, Snapshot};
 
-/// One message to be.
+/// One recipient of something.
+#[derive(Clone)]
 pub(super) struct Target {
     /// The recipient as written.
     pub written: String,
@@ -13,8 +17,8 @@ pub(super) struct Target {
     pub chat: ChatId,
     /// `main` passes any allow-list.
     pub is_main: bool,
-    /// The text, byte for byte.
-    pub text: String,
+    /// Which of the request's contents it gets.
+    pub content: usize,
     /// The caller's own id.
     pub reference_id: Option<String>,
 }
@@ -39,7 +43,7 @@ impl Form {
         }
     }
 
-    fn each_or(self, index: usize, field: &str) -> String {
+    pub(super) fn each_or(self, index: usize, field: &str) -> String {
         if self == Self::Each { format!("messages[{index}].{field}") } else { field.to_owned() }
     }
 }
@@ -50,35 +54,55 @@ impl Api {
         &self,
         content: Content,
         reference_id: Option<String>,
-    ) -> Result<(Form, Vec<Target>), ApiError> {
+    ) -> Result<(Form, Vec<Target>, Vec<What>), ApiError> {
         let settings = self.0.settings.now();
         check_reference(|| "reference_id".to_owned(), reference_id.as_deref())?;
         match content {
             Content::One { number, message } => {
-                check_text(|| "message".to_owned(), &message)?;
-                Ok((Form::One, vec![target(&settings, Form::One, 0, number, message, reference_id)?]))
+                message.check(Form::One, 0)?;
+                Ok((Form::One, vec![target(&settings, Form::One, 0, number, reference_id)?], vec![message]))
             }
             Content::Many { recipients, message } => {
                 check_count("recipients", recipients.len())?;
-                check_text(|| "message".to_owned(), &message)?;
-                check_size(recipients.len().saturating_mul(message.len()))?;
+                message.check(Form::Many, 0)?;
+                check_size(recipients.len().saturating_mul(message.text.len()))?;
                 let target = |(index, number)| {
-                    target(&settings, Form::Many, index, number, message.clone(), reference_id.clone())
+                    let target = target(&settings, Form::Many, index, number, reference_id.clone())?;
+                    Ok(Target { content: 0, ..target })
                 };
-                Ok((Form::Many, recipients.into_iter().enumerate().map(target).collect::<Result<_, _>>()?))
+                let targets = recipients.into_iter().enumerate().map(target).collect::<Result<_, ApiError>>()?;
+                Ok((Form::Many, targets, vec![message]))
             }
             Content::Each(messages) => {
                 check_count("messages", messages.len())?;
-                check_size(messages.iter().map(|one| one.message.len()).sum())?;
-                let target = |(index, one): (usize, PersonalMessage)| {
-                    check_text(|| Form::Each.each_or(index, "message"), &one.message)?;
+                check_size(messages.iter().map(|one| one.message.text.len()).sum())?;
+                let mut contents = Vec::with_capacity(messages.len());
+                let mut targets = Vec::with_capacity(messages.len());
+                for (index, one) in messages.into_iter().enumerate() {
+                    one.message.check(Form::Each, index)?;
                     check_reference(|| Form::Each.each_or(index, "reference_id"), one.reference_id.as_deref())?;
                     let reference_id = one.reference_id.or_else(|| reference_id.clone());
-                    target(&settings, Form::Each, index, one.number, one.message, reference_id)
-                };
-                Ok((Form::Each, messages.into_iter().enumerate().map(target).collect::<Result<_, _>>()?))
+                    targets.push(target(&settings, Form::Each, index, one.number, reference_id)?);
+                    contents.push(one.message);
+                }
+                Ok((Form::Each, targets, contents))
             }
         }
+    }
+
+    /// No message goes to a group that this account is not in. Without a connection that is found out when it leaves.
+    pub(super) async fn check_groups(&self, form: Form, targets: &[Target]) -> Result<(), ApiError> {
+        let mut asked = HashSet::new();
+        for (index, target) in targets.iter().enumerate() {
+            if target.chat.kind() != ChatKind::Group || !asked.insert(&target.chat) {
+                continue;
+            }
+            if self.0.whatsapp.is_in_group(&target.chat).await == Some(false) {
+                let problem = RecipientProblem::NotInGroup(target.chat.clone());
+                return Err(ApiError::InvalidRecipient { field: form.recipient(index), problem });
+            }
+        }
+        Ok(())
     }
 
     /// A person named by LID is the same contact as their phone number, when that is known.
@@ -113,7 +137,6 @@ fn target(
     form: Form,
     index: usize,
     written: String,
-    text: String,
     reference_id: Option<String>,
 ) -> Result<Target, ApiError> {
     let wrong = |problem: RecipientProblem| ApiError::InvalidRecipient { field: form.recipient(index), problem };
@@ -126,7 +149,7 @@ fn target(
         Recipient::Main => (settings.main_number.clone().ok_or_else(|| wrong(RecipientProblem::NoMainNumber))?, true),
         Recipient::Category(name) => return Err(wrong(RecipientProblem::Category(name))),
     };
-    Ok(Target { written, chat, is_main, text, reference_id })
+    Ok(Target { written, chat, is_main, content: index, reference_id })
 }
 
 /// No spelling of a recipient is longer, in bytes.
@@ -154,24 +177,6 @@ fn check_size(bytes: usize) -> Result<(), ApiError> {
     Err(ApiError::TooLarge(format!(
         "the texts of this request are {mebibytes} MiB in all, at most 64 MiB fit; split it into several"
     )))
-}
-
-/// Any Unicode goes out as it is, NUL too; only nothing and too much are refused.
-fn check_text(field: impl Fn() -> String, text: &str) -> Result<(), ApiError> {
-    if text.is_empty() {
-        return Err(ApiError::NothingToSend { field: field() });
-    }
-    // A character has at least one byte, so that short texts need no counting.
-    if text.len() > MAX_TEXT_CHARS {
-        let count = text.chars().count();
-        if count > MAX_TEXT_CHARS {
-            return Err(ApiError::field_error(
-                field(),
-                format!("has {count} characters, WhatsApp takes at most {MAX_TEXT_CHARS}"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn check_reference(field: impl Fn() -> String, reference: Option<&str>) -> Result<(), ApiError> {

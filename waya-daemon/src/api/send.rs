@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::compose::{Prepared, What};
 use super::idempotency::{self, MAX_KEY_CHARS, key_hash};
 use super::recipients::{Form, Target};
 use super::view::{AcceptedView, SendAnswer};
@@ -37,27 +38,27 @@ pub enum Content {
     One {
         /// The recipient as written.
         number: String,
-        /// The text, byte for byte.
-        message: String,
+        /// What it gets.
+        message: What,
     },
-    /// The same text for several; repeats are sent once.
+    /// The same for several; repeats are sent once.
     Many {
         /// The recipients as written.
         recipients: Vec<String>,
-        /// The text, byte for byte.
-        message: String,
+        /// What they get.
+        message: What,
     },
-    /// A text of its own for each.
+    /// Something of its own for each.
     Each(Vec<PersonalMessage>),
 }
 
-/// One of several messages with a text of its own.
+/// One of several messages, each with its own content.
 #[derive(Clone)]
 pub struct PersonalMessage {
     /// The recipient as written.
     pub number: String,
-    /// The text, byte for byte.
-    pub message: String,
+    /// What it gets.
+    pub message: What,
     /// The caller's own id.
     pub reference_id: Option<String>,
 }
@@ -124,7 +125,8 @@ impl std::fmt::Debug for Content {
 
 impl Api {
     /// Checks the whole request, queues all of it in one transaction and answers once it is on disk. It does not
-    /// matter whether WhatsApp is connected. Whether this account is in a group is found out when the message leaves.
+    /// matter whether WhatsApp is connected; whether this account is in a group is then found out when the message
+    /// leaves.
     ///
     /// # Errors
     /// One bad recipient, text or field refuses the whole request; so do a used idempotency key and the store.
@@ -138,24 +140,36 @@ impl Api {
                 Some(Enqueued::Fresh) | None => {}
             }
         }
-        let (form, mut targets) = self.resolve(request.content, request.reference_id)?;
+        let (form, mut targets, contents) = self.resolve(request.content, request.reference_id)?;
         self.prefer_phones(&mut targets).await?;
         self.admit(form, &targets)?;
+        self.check_groups(form, &targets).await?;
         let duplicates = if form == Form::Many { sift(&mut targets) } else { Vec::new() };
+        let contents = self.prepare(form, contents, &targets).await?;
+        check_rows(form, &targets, &contents)?;
+        let rows = targets
+            .into_iter()
+            .flat_map(|target| contents[target.content].iter().map(move |one| (target.clone(), one)));
         if request.dry_run {
-            let messages = targets.into_iter().map(|target| accepted(target, None)).collect();
+            let messages = rows.map(|(target, _)| accepted(target, None)).collect();
             return Ok(answer(messages, duplicates, true));
         }
         let (lane, not_before) = (request.priority.lane(), request.scheduled_at);
-        let drafts = targets.iter_mut().map(|target| Draft {
-            chat: target.chat.clone(),
-            text: std::mem::take(&mut target.text),
-            reference_id: target.reference_id.clone(),
-            lane,
-            source,
-            not_before,
-        });
-        let messages = match self.0.queue.enqueue(drafts.collect(), idempotency).await? {
+        let (targets, drafts): (Vec<Target>, Vec<Draft>) = rows
+            .map(|(target, one)| {
+                let draft = Draft {
+                    chat: target.chat.clone(),
+                    text: one.text.clone(),
+                    content: one.content.clone(),
+                    reference_id: target.reference_id.clone(),
+                    lane,
+                    source,
+                    not_before,
+                };
+                (target, draft)
+            })
+            .unzip();
+        let messages = match self.0.queue.enqueue(drafts, idempotency).await? {
             Accepted::Fresh(placed) => {
                 targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()
             }
@@ -169,7 +183,7 @@ impl Api {
     async fn again(&self, request: SendRequest, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
         let messages = self.accepted_before(placed).await?;
         let duplicates = match self.resolve(request.content, request.reference_id) {
-            Ok((Form::Many, mut targets)) => {
+            Ok((Form::Many, mut targets, _)) => {
                 self.prefer_phones(&mut targets).await?;
                 sift(&mut targets)
             }
@@ -194,6 +208,11 @@ impl Api {
         })
     }
 
+    /// The answer to a request that carries no duplicates.
+    pub(super) async fn answer_placed(&self, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
+        Ok(answer(self.accepted_before(placed).await?, Vec::new(), false))
+    }
+
     /// The first answer again: what was accepted then was pending then.
     async fn accepted_before(&self, placed: Vec<Placed>) -> Result<Vec<AcceptedView>, ApiError> {
         let mut messages = Vec::with_capacity(placed.len());
@@ -211,6 +230,18 @@ impl Api {
         }
         Ok(messages)
     }
+}
+
+/// The most messages of one request: recipients times files.
+const MAX_ROWS: usize = 20_000;
+
+fn check_rows(form: Form, targets: &[Target], contents: &[Vec<Prepared>]) -> Result<(), ApiError> {
+    let rows: usize = targets.iter().map(|target| contents[target.content].len()).sum();
+    if rows <= MAX_ROWS {
+        return Ok(());
+    }
+    let problem = format!("makes {rows} messages, at most {MAX_ROWS} fit; split the request into several");
+    Err(ApiError::field_error(if form == Form::Each { "messages" } else { "media" }, problem))
 }
 
 fn answer(messages: Vec<AcceptedView>, duplicates: Vec<String>, dry_run: bool) -> SendAnswer {

@@ -14,11 +14,13 @@ use tokio_util::task::TaskTracker;
 use super::{Api, DaemonInfo, Parts, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
+use crate::media::{Limits, Media};
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, OfflineReason,
     Status, Timestamp, WhatsAppId,
 };
-use crate::queue::Queue;
+use crate::net::{Fetcher, Policy};
+use crate::queue::{self, Queue};
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::{
@@ -124,6 +126,12 @@ impl Outbox for Memory {
         Ok(unfinished.map(OpenMessage::from).collect())
     }
 
+    async fn files_in_use(&self) -> Result<std::collections::HashSet<crate::model::MediaHash>, StoreError> {
+        let rows = self.rows()?;
+        let open = rows.messages.iter().filter(|message| !message.status.is_finished());
+        Ok(open.filter_map(|message| message.content.body.file()).collect())
+    }
+
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
         Ok(self.rows()?.messages.iter().find(|message| message.id == id).cloned())
     }
@@ -193,6 +201,14 @@ impl Journal for Memory {
             rows.events.iter().filter(|event| event.cursor > cursor).take(limit).cloned().collect();
         let next = events.last().map_or(cursor, |event| event.cursor);
         Ok(Page { events, next })
+    }
+
+    async fn incoming(&self, id: &str) -> Result<Option<Incoming>, StoreError> {
+        let rows = self.rows()?;
+        Ok(rows.events.iter().rev().find_map(|event| match &event.body {
+            EventBody::Message(incoming) if incoming.id == id => Some(Incoming::clone(incoming)),
+            _ => None,
+        }))
     }
 
     fn newest(&self) -> watch::Receiver<Cursor> {
@@ -280,7 +296,19 @@ pub struct World {
     pub bus: Bus,
     pub clock: Arc<dyn Clock>,
     pub shutdown: CancellationToken,
+    pub media_limits: watch::Sender<Limits>,
     pub data_dir: tempfile::TempDir,
+}
+
+/// Reaches nothing but this machine's own addresses, and those only where a test allows them.
+fn offline_fetcher() -> Fetcher {
+    Fetcher::new(watch::channel(Policy::default()).1, None)
+}
+
+/// The own files of a test, in a folder that goes with it.
+pub fn media() -> (Media, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Media::open(&dir.path().join("media"), watch::channel(Limits::default()).1, offline_fetcher()).unwrap(), dir)
 }
 
 /// The own store of a test.
@@ -316,20 +344,21 @@ impl World {
         whatsapp.set_link(LinkState::Offline { reason: OfflineReason("no network".to_owned()), retry_at: None });
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let queue = Queue::start(
-            store.clone(),
-            whatsapp.clone(),
-            settings.watch(),
-            clock.clone(),
-            bus.clone(),
-            &tasks,
-            shutdown.clone(),
-        )
-        .await
-        .unwrap();
+        let media_limits = watch::Sender::new(Limits::default());
+        let media = Media::open(&data_dir.path().join("media"), media_limits.subscribe(), offline_fetcher()).unwrap();
+        let parts = queue::Parts {
+            store: store.clone(),
+            session: whatsapp.clone(),
+            media: media.clone(),
+            settings: settings.watch(),
+            clock: clock.clone(),
+            bus: bus.clone(),
+        };
+        let queue = Queue::start(parts, &tasks, shutdown.clone()).await.unwrap();
         let api = Api::new(Parts {
             queue,
             store: store.clone(),
+            media: media.clone(),
             whatsapp: whatsapp.clone(),
             settings: settings.clone(),
             keys,
@@ -344,7 +373,7 @@ impl World {
             },
             shutdown: shutdown.clone(),
         });
-        Self { api, memory, store, whatsapp, settings, bus, clock, shutdown, data_dir }
+        Self { api, memory, store, whatsapp, media_limits, settings, bus, clock, shutdown, data_dir }
     }
 
     /// The API key as it was written down.

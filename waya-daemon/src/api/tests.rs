@@ -17,7 +17,7 @@ use crate::session::{SessionError, WhatsApp as _};
 use crate::store::Contact;
 
 fn one(number: &str, message: &str) -> SendRequest {
-    let content = Content::One { number: number.to_owned(), message: message.to_owned() };
+    let content = Content::One { number: number.to_owned(), message: message.into() };
     SendRequest { content, ..SendRequest::default() }
 }
 
@@ -79,7 +79,7 @@ async fn a_person_by_lid_is_the_contact_of_their_phone() {
     world.settings.set("allowed_numbers", Some("6281200000002")).await.unwrap();
     let content = Content::Many {
         recipients: vec!["6281200000002".to_owned(), "991234567@lid".to_owned()],
-        message: "Halo".to_owned(),
+        message: "Halo".into(),
     };
     let answer = world.api.send(SendRequest { content, ..SendRequest::default() }, Source::Cli).await.unwrap();
     assert_eq!((answer.messages.len(), answer.duplicates), (1, vec!["991234567@lid".to_owned()]));
@@ -213,7 +213,7 @@ async fn all_messages_of_a_reference_are_told_as_they_stand_after_the_wait() {
     let world = World::new().await;
     let each = (0..150).map(|n| PersonalMessage {
         number: format!("62812000{n:05}"),
-        message: "Halo".to_owned(),
+        message: "Halo".into(),
         reference_id: Some("blast".to_owned()),
     });
     let request = SendRequest { content: Content::Each(each.collect()), ..SendRequest::default() };
@@ -252,7 +252,7 @@ async fn more_than_an_answer_lists_are_counted() {
     for chunk in [10_000_u32, 5] {
         let each = (0..chunk).map(|n| PersonalMessage {
             number: format!("62812000{n:05}"),
-            message: "Halo".to_owned(),
+            message: "Halo".into(),
             reference_id: Some("blast".to_owned()),
         });
         let request = SendRequest { content: Content::Each(each.collect()), ..SendRequest::default() };

@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{JournalInbox, run};
-use crate::api::testing::{Memory, incoming, memory};
+use crate::api::testing::{Memory, incoming, media, memory};
 use crate::bus::{Bus, BusEvent};
 use crate::clock::{Clock, TokioClock};
 use crate::model::{
-    ChatId, Cursor, Event, EventBody, Incoming, Lane, LinkState, ListedChat, OfflineReason, PushName, Source, Status,
-    Timestamp, WhatsAppId,
+    ChatId, Content, Cursor, Event, EventBody, Incoming, Lane, LinkState, ListedChat, OfflineReason, PushName, Source,
+    Status, Timestamp, WhatsAppId,
 };
-use crate::queue::{Accepted, Draft, Queue};
+use crate::queue::{self, Accepted, Draft, Queue};
 use crate::session::fake::FakeWhatsApp;
 use crate::session::{History, Inbox as _, Person, WaEvent, WhatsApp};
 use crate::settings::Snapshot;
@@ -37,6 +37,9 @@ impl Journal for Stuck {
     async fn after(&self, _: Cursor, _: usize) -> Result<Page, StoreError> {
         std::future::pending().await
     }
+    async fn incoming(&self, _: &str) -> Result<Option<Incoming>, StoreError> {
+        std::future::pending().await
+    }
     fn newest(&self) -> watch::Receiver<Cursor> {
         watch::channel(Cursor(0)).1
     }
@@ -54,6 +57,7 @@ struct World {
     running: JoinHandle<()>,
     last_call: CancellationToken,
     _stop: tokio_util::sync::DropGuard,
+    _media_dir: tempfile::TempDir,
 }
 
 impl World {
@@ -66,12 +70,29 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp::from_millis(1_700_000_000_000)));
         let (settings, bus, stop) = (watch::channel(Snapshot::default()).1, Bus::default(), CancellationToken::new());
         let tasks = TaskTracker::new();
-        let queue =
-            Queue::start(store.clone(), session, settings, Arc::clone(&clock), bus.clone(), &tasks, stop.clone());
-        let queue = queue.await.unwrap();
+        let (media, media_dir) = media();
+        let parts = queue::Parts {
+            store: store.clone(),
+            session,
+            media,
+            settings,
+            clock: Arc::clone(&clock),
+            bus: bus.clone(),
+        };
+        let queue = Queue::start(parts, &tasks, stop.clone()).await.unwrap();
         let last_call = CancellationToken::new();
         let running = tokio::spawn(run(told, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone()));
-        Self { memory, store, whatsapp, queue, bus, running, last_call, _stop: stop.drop_guard() }
+        Self {
+            memory,
+            store,
+            whatsapp,
+            queue,
+            bus,
+            running,
+            last_call,
+            _stop: stop.drop_guard(),
+            _media_dir: media_dir,
+        }
     }
 
     async fn events(&self, count: usize) -> Vec<Event> {
@@ -92,6 +113,7 @@ async fn a_journal_that_hangs_keeps_no_ack_waiting() {
     let draft = Draft {
         chat: ChatId::phone("6281200000002"),
         text: "Halo".to_owned(),
+        content: Content::default(),
         reference_id: None,
         lane: Lane::Normal,
         source: Source::Cli,
@@ -197,6 +219,7 @@ async fn the_queue_hears_who_is_one_person_before_anybody_else_can_know() {
     let draft = |chat| Draft {
         chat,
         text: "Halo".to_owned(),
+        content: Content::default(),
         reference_id: None,
         lane: Lane::High,
         source: Source::Cli,

@@ -10,9 +10,11 @@ use crate::api::ApiError;
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         let grpc = match error.code() {
-            "invalid_recipient" | "invalid_field" | "nothing_to_send" | "too_large" => Code::InvalidArgument,
+            "invalid_recipient" | "invalid_field" | "nothing_to_send" | "too_large" | "invalid_media" => {
+                Code::InvalidArgument
+            }
             "recipient_not_allowed" => Code::PermissionDenied,
-            "not_found" => Code::NotFound,
+            "not_found" | "no_media" => Code::NotFound,
             "idempotency_conflict" => Code::AlreadyExists,
             "not_implemented" => Code::Unimplemented,
             "store_unavailable" => Code::Unavailable,

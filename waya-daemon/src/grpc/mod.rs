@@ -6,8 +6,10 @@
 mod convert;
 mod error;
 mod events;
+mod media;
 mod not_a_sandbox;
 mod queue;
+mod send;
 mod session;
 mod settings;
 mod socket;

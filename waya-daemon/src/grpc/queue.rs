@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use waya_proto::v1::queue_service_server::QueueService;
 use waya_proto::v1::{
-    self, CancelRequest, CancelResponse, GetMessageRequest, GetMessageResponse, ListResponse, PauseRequest,
-    PauseResponse, ResumeRequest, ResumeResponse, RetryRequest, RetryResponse, SendResponse, WatchRequest,
+    self, CancelRequest, CancelResponse, EditRequest, ForwardRequest, GetMessageRequest, GetMessageResponse,
+    ListResponse, MediaRequest, MediaResponse, PauseRequest, PauseResponse, ReactRequest, ResumeRequest,
+    ResumeResponse, RetryRequest, RetryResponse, RevokeRequest, SendResponse, UploadResponse, WatchRequest,
     WatchResponse,
 };
 
-use super::convert;
 use super::error::{stopping, unknown_value};
+use super::send::send_request;
 use super::streams::{Answers, answers};
-use crate::api::{
-    Api, ApiError, Content, IdempotencyKey, ListRequest, Priority, SendRequest, WaitFor, body_hash, time_from_millis,
-};
+use super::{convert, media};
+use crate::api::{Api, ApiError, ListRequest, WaitFor};
 use crate::model::Source;
 
 /// The service.
@@ -76,6 +75,43 @@ impl QueueService for Queues {
         Ok(Response::new(ResumeResponse { summary: Some(summary) }))
     }
 
+    async fn upload(&self, request: Request<Streaming<v1::UploadRequest>>) -> Result<Response<UploadResponse>, Status> {
+        let mut pieces = request.into_inner();
+        let mut writer = self.api.take_file()?;
+        while let Some(piece) = pieces.message().await? {
+            let written = writer.write(&piece.content);
+            written.map_err(|problem| ApiError::InvalidMedia { field: "media".to_owned(), problem })?;
+        }
+        let (file, size) = self.api.kept("media", writer).await?;
+        Ok(Response::new(UploadResponse { file: file.to_string(), size }))
+    }
+
+    type MediaStream = Answers<MediaResponse>;
+
+    async fn media(&self, request: Request<MediaRequest>) -> Result<Response<Self::MediaStream>, Status> {
+        let file = self.api.message_media(&request.into_inner().id).await?;
+        Ok(Response::new(media::pieces(file).await?))
+    }
+
+    async fn react(&self, request: Request<ReactRequest>) -> Result<Response<SendResponse>, Status> {
+        let ReactRequest { id, emoji } = request.into_inner();
+        Ok(Response::new(self.api.react(&id, emoji, Source::Cli).await?.into()))
+    }
+
+    async fn edit(&self, request: Request<EditRequest>) -> Result<Response<SendResponse>, Status> {
+        let EditRequest { id, message } = request.into_inner();
+        Ok(Response::new(self.api.edit(&id, message, Source::Cli).await?.into()))
+    }
+
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<SendResponse>, Status> {
+        Ok(Response::new(self.api.revoke(&request.into_inner().id, Source::Cli).await?.into()))
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<SendResponse>, Status> {
+        let ForwardRequest { id, recipients } = request.into_inner();
+        Ok(Response::new(self.api.forward(&id, recipients, Source::Cli).await?.into()))
+    }
+
     type WatchStream = Answers<WatchResponse>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -94,43 +130,6 @@ impl QueueService for Queues {
         });
         Ok(Response::new(messages))
     }
-}
-
-fn send_request(request: v1::SendRequest) -> Result<SendRequest, Status> {
-    let priority = match v1::Priority::try_from(request.priority).map_err(|_| unknown_value("priority"))? {
-        v1::Priority::High => Priority::High,
-        v1::Priority::Unspecified | v1::Priority::Normal => Priority::Normal,
-        v1::Priority::Low => Priority::Low,
-    };
-    let scheduled_at = request
-        .scheduled_at
-        .map(time_from_millis)
-        .transpose()
-        .map_err(|problem| ApiError::field_error("scheduled_at", problem))?;
-    let idempotency = request.idempotency_key.clone().map(|key| IdempotencyKey { key, body: hash(&request) });
-    let content = match <[String; 1]>::try_from(request.recipients) {
-        Ok([number]) => Content::One { number, message: request.message },
-        Err(recipients) => Content::Many { recipients, message: request.message },
-    };
-    Ok(SendRequest {
-        content,
-        reference_id: request.reference_id,
-        priority,
-        scheduled_at,
-        idempotency,
-        dry_run: request.dry_run,
-    })
-}
-
-/// What makes a repeat the same request.
-fn hash(request: &v1::SendRequest) -> [u8; 32] {
-    body_hash(&json!({
-        "recipients": request.recipients,
-        "message": request.message,
-        "reference_id": request.reference_id,
-        "priority": request.priority,
-        "scheduled_at": request.scheduled_at,
-    }))
 }
 
 fn wait_for(wait: i32) -> Result<Option<WaitFor>, Status> {

@@ -37,6 +37,12 @@ pub(super) async fn read_json(headers: &HeaderMap, mut body: Body, options: &Opt
     Err(refused)
 }
 
+/// Whether the body is a form with files.
+pub(super) fn is_multipart(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|given| given.to_str().ok()).unwrap_or_default();
+    given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"))
+}
+
 /// JSON, or nothing said.
 fn check_type(headers: &HeaderMap) -> Result<(), HttpError> {
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
@@ -46,9 +52,6 @@ fn check_type(headers: &HeaderMap) -> Result<(), HttpError> {
     let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
     if is(main, "application") && (is(sub, "json") || sub.to_ascii_lowercase().ends_with("+json")) {
         return Ok(());
-    }
-    if is(kind, "multipart/form-data") {
-        return Err(ApiError::NotImplemented("this version takes no multipart/form-data yet; send JSON".into()).into());
     }
     Err(HttpError::UnsupportedMediaType(format!(
         "the body must be JSON (Content-Type: application/json), not {kind:?}"

@@ -48,19 +48,22 @@ impl HttpError {
         match self {
             Self::Api(error) => match error.code() {
                 "recipient_not_allowed" => StatusCode::FORBIDDEN,
-                "not_found" => StatusCode::NOT_FOUND,
+                "not_found" | "no_media" => StatusCode::NOT_FOUND,
                 "idempotency_conflict"
                 | "not_cancellable"
+                | "not_possible"
                 | "not_retryable"
                 | "pinned"
                 | "already_linked"
                 | "not_linked"
                 | "passkey_not_asked" => StatusCode::CONFLICT,
                 "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-                "invalid_recipient" | "nothing_to_send" | "invalid_field" => StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_recipient" | "nothing_to_send" | "invalid_field" | "invalid_media" => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
                 "not_implemented" => StatusCode::NOT_IMPLEMENTED,
                 "store_unavailable" | "not_connected" => StatusCode::SERVICE_UNAVAILABLE,
-                "refused_by_whatsapp" => StatusCode::BAD_GATEWAY,
+                "refused_by_whatsapp" | "media_unavailable" => StatusCode::BAD_GATEWAY,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::InvalidJson(_) => StatusCode::BAD_REQUEST,

@@ -15,20 +15,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::FromRef;
+use axum::extract::{DefaultBodyLimit, FromRef};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post, put};
 
 pub use server::serve;
 
 use crate::api::Api;
 use error::HttpError;
-use routes::{events, health, message, passkey, queue, send, session};
+use routes::{deeds, events, health, media, message, passkey, queue, send, session};
 
 /// Limits of the door.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The largest body, in bytes.
+    /// The largest body in JSON, in bytes; files of other bodies have their own limits.
     pub body_limit: usize,
     /// The most connections at once; more of them wait.
     pub max_connections: usize,
@@ -43,7 +43,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            body_limit: 4 << 20,
+            body_limit: 140 << 20,
             max_connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
@@ -71,6 +71,10 @@ fn router(api: Api, options: Options) -> Router {
     let keyed = Router::new()
         .route("/api/send-message", post(send::send))
         .route("/api/message-status/{id}", get(message::status))
+        .route("/api/messages/{id}", patch(deeds::edit).delete(deeds::revoke))
+        .route("/api/messages/{id}/media", get(media::media))
+        .route("/api/messages/{id}/reaction", put(deeds::react).delete(deeds::take_back))
+        .route("/api/messages/{id}/forward", post(deeds::forward))
         .route("/api/queue", get(queue::list))
         .route("/api/queue/{id}", delete(queue::cancel))
         .route("/api/events", get(events::read))
@@ -85,5 +89,7 @@ fn router(api: Api, options: Options) -> Router {
         .route("/readyz", get(health::ready))
         .fallback(|| async { HttpError::NoSuchRoute })
         .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
+        // Bodies have limits of ours.
+        .layer(DefaultBodyLimit::disable())
         .with_state(door)
 }

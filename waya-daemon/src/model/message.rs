@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ChatId, Timestamp};
+use super::{ChatId, Content, Timestamp};
 
 /// The longest text WhatsApp takes, in characters.
 pub const MAX_TEXT_CHARS: usize = 65_536;
@@ -166,8 +166,10 @@ pub struct NewMessage {
     pub reference_id: Option<String>,
     /// Where it goes.
     pub chat: ChatId,
-    /// The text, byte for byte.
+    /// The text, byte for byte; the caption, question or emoji of what is more than a text.
     pub text: String,
+    /// What it is beside its text.
+    pub content: Content,
     /// Which lane it waits in.
     pub lane: Lane,
     /// Which door it came through.
@@ -189,8 +191,10 @@ pub struct Message {
     pub reference_id: Option<String>,
     /// Where it goes.
     pub chat: ChatId,
-    /// The text, byte for byte.
+    /// The text, byte for byte; the caption, question or emoji of what is more than a text.
     pub text: String,
+    /// What it is beside its text.
+    pub content: Content,
     /// Which lane it waits in.
     pub lane: Lane,
     /// Which door it came through.
@@ -230,6 +234,7 @@ impl From<NewMessage> for Message {
             reference_id: new.reference_id,
             chat: new.chat,
             text: new.text,
+            content: new.content,
             lane: new.lane,
             source: new.source,
             whatsapp_id: new.whatsapp_id,

@@ -1,6 +1,7 @@
 //! The words of the domain, pure: no tokio, no I/O, no clock.
 
 mod chat;
+mod content;
 mod event;
 mod inbound;
 mod kind;
@@ -16,6 +17,11 @@ mod transition;
 mod transition_tests;
 
 pub use chat::{ChatId, ChatKind, InvalidChatId};
+pub use content::{
+    Attachment, Body, Contact, Content, Forward, InvalidHash, Location, MAX_MENTIONS, MAX_POLL_OPTION_CHARS,
+    MAX_POLL_OPTIONS, MAX_POLL_QUESTION_CHARS, MAX_QUOTE_CHARS, MediaHash, MediaHints, MediaKind, MessageKey, Poll,
+    Quoted, Remote,
+};
 pub use event::{Cursor, Event, EventBody, InvalidCursor, StatusChanged};
 pub use inbound::{Incoming, IncomingKey};
 pub use kind::Kind;

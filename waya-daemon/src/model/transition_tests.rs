@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Content;
 
 fn message() -> Message {
     Message::from(NewMessage {
@@ -10,6 +11,7 @@ fn message() -> Message {
         reference_id: None,
         chat: ChatId::phone("6281200000002"),
         text: "Halo".to_owned(),
+        content: Content::default(),
         lane: Lane::Normal,
         source: Source::Api,
         whatsapp_id: WhatsAppId::from_random([7; 9]),

@@ -1,4 +1,4 @@
-//! One message's way out: claim the row, check the number, hand over.
+//! One message's way out: claim the row, check the number, have its file ready, hand over.
 //!
 //! Runs as a task of its own a message, so that one slow exchange holds nobody else. It tells the worker what
 //! happened and decides nothing.
@@ -11,8 +11,10 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::ledger::Ledger;
+use super::luggage;
 use super::policy::Attempt;
 use super::worker::Input;
+use crate::media::Media;
 use crate::model::{Change, Message, MessageId, Status};
 use crate::session::{Outgoing, SendError, WhatsApp};
 use crate::store::{Changed, Contact};
@@ -27,6 +29,7 @@ const HAND_OVER_AT_MOST: Duration = Duration::from_mins(1);
 pub(super) struct Courier {
     pub(super) ledger: Ledger,
     pub(super) session: Arc<dyn WhatsApp>,
+    pub(super) media: Media,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
 }
 
@@ -41,13 +44,8 @@ impl Courier {
         };
         // Told before the hand-over, so that no ack can come for an id the worker does not know.
         self.tell(Input::Claimed(id, message.whatsapp_id.clone(), message.attempts));
-        let way = AssertUnwindSafe(self.deliver(message, ask_again)).catch_unwind();
-        let outcome = match tokio::time::timeout(HAND_OVER_AT_MOST, way).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_panic)) => Err(internal_error()),
-            Err(_) => Err(Attempt::Transient("the hand-over to WhatsApp took too long".to_owned())),
-        };
-        self.tell(match outcome {
+        let outcome = AssertUnwindSafe(self.deliver(message, ask_again)).catch_unwind().await;
+        self.tell(match outcome.unwrap_or_else(|_panic| Err(internal_error())) {
             Ok(()) => Input::HandedOver(id),
             Err(attempt) => Input::NotHandedOver(id, attempt),
         });
@@ -68,9 +66,11 @@ impl Courier {
     }
 
     async fn deliver(&self, message: Message, ask_again: bool) -> Result<(), Attempt> {
-        self.check_number(&message, ask_again).await?;
-        let Message { whatsapp_id, chat, text, .. } = message;
-        self.session.send(Outgoing { whatsapp_id, chat, text }).await.map_err(attempt)
+        within_patience(self.check_number(&message, ask_again)).await?;
+        let uploaded = luggage::ready(&self.media, &*self.session, &message.content.body).await?;
+        let Message { whatsapp_id, chat, text, content, .. } = message;
+        let outgoing = Outgoing { whatsapp_id, chat, text, content, uploaded, preview: None };
+        within_patience(async { self.session.send(outgoing).await.map_err(attempt) }).await
     }
 
     /// Before the first message to a number in a day: whether it is on WhatsApp at all.
@@ -113,11 +113,16 @@ impl Courier {
     }
 }
 
+async fn within_patience(step: impl Future<Output = Result<(), Attempt>>) -> Result<(), Attempt> {
+    let too_long = || Attempt::Transient("the hand-over to WhatsApp took too long".to_owned());
+    tokio::time::timeout(HAND_OVER_AT_MOST, step).await.unwrap_or_else(|_| Err(too_long()))
+}
+
 fn internal_error() -> Attempt {
     Attempt::Transient("an internal error while it was handed over".to_owned())
 }
 
-fn attempt(error: SendError) -> Attempt {
+pub(super) fn attempt(error: SendError) -> Attempt {
     match error {
         SendError::Offline => Attempt::Offline,
         SendError::Transient(reason) => Attempt::Transient(reason),

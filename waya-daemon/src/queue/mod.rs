@@ -10,6 +10,7 @@ mod gauge;
 mod hold;
 mod ids;
 mod ledger;
+mod luggage;
 mod pace;
 mod policy;
 mod ranks;
@@ -45,8 +46,9 @@ pub use policy::NO_ANSWER;
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
+use crate::media::Media;
 use crate::model::{
-    Change, ChatId, Lane, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
+    Change, ChatId, Content, Lane, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
 };
 use crate::session::WhatsApp;
 use crate::settings::Snapshot;
@@ -68,6 +70,8 @@ pub struct Draft {
     pub chat: ChatId,
     /// The text, byte for byte.
     pub text: String,
+    /// What it is beside its text.
+    pub content: Content,
     /// The caller's own id.
     pub reference_id: Option<String>,
     /// Which lane it waits in.
@@ -87,6 +91,23 @@ pub enum Accepted {
     Repeat(Vec<Placed>),
     /// The idempotency key was used with another body.
     Conflict,
+}
+
+/// What the queue stands on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The account's store.
+    pub store: Store,
+    /// The link to WhatsApp.
+    pub session: Arc<dyn WhatsApp>,
+    /// The files.
+    pub media: Media,
+    /// What the user may change.
+    pub settings: watch::Receiver<Snapshot>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What just happened.
+    pub bus: Bus,
 }
 
 /// A cheap handle to the queue of one account.
@@ -129,15 +150,8 @@ impl Queue {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn start(
-        store: Store,
-        session: Arc<dyn WhatsApp>,
-        settings: watch::Receiver<Snapshot>,
-        clock: Arc<dyn Clock>,
-        bus: Bus,
-        tasks: &TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Result<Self, StoreError> {
+    pub async fn start(parts: Parts, tasks: &TaskTracker, shutdown: CancellationToken) -> Result<Self, StoreError> {
+        let Parts { store, session, media, settings, clock, bus } = parts;
         let newest = store.outbox.list(ListFilter { limit: 1, ..ListFilter::default() }).await?;
         let paused = store.values.get(MARKS, PAUSED).await?.is_some();
         let (inputs, receiver) = mpsc::unbounded_channel();
@@ -146,6 +160,7 @@ impl Queue {
         let worker = Worker::open(worker::Parts {
             ledger: Ledger::new(store.clone(), Arc::clone(&clock), bus.clone()),
             session,
+            media: media.clone(),
             settings: settings.clone(),
             inputs: inputs.clone(),
             view: view_sender,
@@ -153,7 +168,7 @@ impl Queue {
         })
         .await;
         tasks.spawn(worker.run(receiver, shutdown.clone()));
-        tasks.spawn(retention::run(store.clone(), settings, Arc::clone(&clock), shutdown));
+        tasks.spawn(retention::run(store.clone(), media, settings, Arc::clone(&clock), shutdown));
         let ids = IdGenerator::after(newest.first().map(|message| message.id));
         let by_hand = Mutex::new(());
         Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, gauge, by_hand })))
@@ -211,6 +226,7 @@ impl Queue {
             reference_id: draft.reference_id,
             chat: draft.chat,
             text: draft.text,
+            content: draft.content,
             lane: draft.lane,
             source: draft.source,
             whatsapp_id: WhatsAppId::from_random(rand::random()),

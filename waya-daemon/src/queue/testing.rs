@@ -12,17 +12,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Accepted, Draft, Queue};
-use crate::api::testing::{Memory, memory};
+use super::{Accepted, Draft, Parts, Queue};
+use crate::api::testing::{Memory, media, memory};
 use crate::bus::Bus;
 use crate::clock::{Clock, TokioClock};
+use crate::media::Media;
 use crate::model::{
-    Change, ChatId, Lane, LinkState, Message, MessageId, OfflineReason, PairingMethod, Source, Status, Timestamp,
-    WhatsAppId,
+    Change, ChatId, Content, Lane, LinkState, Message, MessageId, OfflineReason, PairingMethod, Source, Status,
+    Timestamp, WhatsAppId,
 };
 use crate::session::fake::FakeWhatsApp;
 use crate::session::passkey::PasskeyAnswer;
-use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
+use crate::session::{FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::{
     Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, Store, StoreError,
@@ -36,9 +37,11 @@ pub(super) struct World {
     pub(super) clock: Arc<Wall>,
     pub(super) bus: Bus,
     pub(super) queue: Queue,
+    pub(super) media: Media,
     session: Arc<dyn WhatsApp>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    _media_dir: tempfile::TempDir,
 }
 
 /// Follows tokio's timer, and can be set.
@@ -74,6 +77,7 @@ pub(super) fn draft(person: u8, lane: Lane) -> Draft {
     Draft {
         chat: ChatId::phone(&format!("62812000000{person:02}")),
         text: "Halo".to_owned(),
+        content: Content::default(),
         reference_id: None,
         lane,
         source: Source::Api,
@@ -99,17 +103,30 @@ impl World {
         let clock = Arc::new(Wall { clock, set: AtomicI64::new(0) });
         let (settings, bus, store) = (watch::Sender::new(settings), Bus::default(), wrap(store));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let queue = Queue::start(
-            store.clone(),
-            Arc::clone(&session),
-            settings.subscribe(),
-            Arc::clone(&clock) as Arc<dyn Clock>,
-            bus.clone(),
-            &tasks,
-            stop.clone(),
-        );
-        let queue = queue.await.unwrap();
-        Self { memory, store, whatsapp, settings, clock, bus, queue, session, tasks, stop }
+        let (media, media_dir) = media();
+        let parts = Parts {
+            store: store.clone(),
+            session: Arc::clone(&session),
+            media: media.clone(),
+            settings: settings.subscribe(),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            bus: bus.clone(),
+        };
+        let queue = Queue::start(parts, &tasks, stop.clone()).await.unwrap();
+        Self {
+            memory,
+            store,
+            whatsapp,
+            media,
+            settings,
+            clock,
+            bus,
+            queue,
+            session,
+            tasks,
+            stop,
+            _media_dir: media_dir,
+        }
     }
 
     pub(super) async fn stop(&self) {
@@ -122,16 +139,15 @@ impl World {
     pub(super) async fn restart(&mut self) {
         self.stop().await;
         (self.tasks, self.stop) = (TaskTracker::new(), CancellationToken::new());
-        let queue = Queue::start(
-            self.store.clone(),
-            Arc::clone(&self.session),
-            self.settings.subscribe(),
-            Arc::clone(&self.clock) as Arc<dyn Clock>,
-            self.bus.clone(),
-            &self.tasks,
-            self.stop.clone(),
-        );
-        self.queue = queue.await.unwrap();
+        let parts = Parts {
+            store: self.store.clone(),
+            session: Arc::clone(&self.session),
+            media: self.media.clone(),
+            settings: self.settings.subscribe(),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            bus: self.bus.clone(),
+        };
+        self.queue = Queue::start(parts, &self.tasks, self.stop.clone()).await.unwrap();
     }
 
     pub(super) async fn accept(&self, person: u8, lane: Lane) -> MessageId {
@@ -259,6 +275,22 @@ impl WhatsApp for Wild {
         }
     }
 
+    async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {
+        Ok(Uploaded(upload.attachment.hash.0.to_vec()))
+    }
+
+    async fn download(&self, _raw: Vec<u8>, _into: std::fs::File, _limit: u64) -> Result<(), SendError> {
+        Err(SendError::Offline)
+    }
+
+    fn file_of(&self, _raw: &[u8]) -> Option<FileTold> {
+        None
+    }
+
+    async fn is_in_group(&self, _group: &ChatId) -> Option<bool> {
+        None
+    }
+
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
         let unclear = self.unclear.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         Ok(if unclear.is_ok() { Vec::new() } else { vec![true; phones.len()] })
@@ -372,6 +404,10 @@ impl Outbox for Shaky {
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
         self.call(Call::Other, self.inner.open()).await
+    }
+
+    async fn files_in_use(&self) -> Result<std::collections::HashSet<crate::model::MediaHash>, StoreError> {
+        self.call(Call::Other, self.inner.files_in_use()).await
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {

@@ -24,6 +24,7 @@ use super::policy::{self, Attempt};
 use super::settler::{self, Settle, Settled};
 use super::state::State;
 use super::trouble::Trouble;
+use crate::media::Media;
 use crate::model::{Change, ChatId, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
@@ -94,6 +95,7 @@ pub(super) struct View {
 pub(super) struct Parts {
     pub(super) ledger: Ledger,
     pub(super) session: Arc<dyn WhatsApp>,
+    pub(super) media: Media,
     pub(super) settings: watch::Receiver<Snapshot>,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) view: watch::Sender<View>,
@@ -127,7 +129,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Puts back what was on its way when the daemon stopped, and takes in all that waits.
     pub(super) async fn open(parts: Parts) -> Self {
-        let Parts { ledger, session, settings, inputs, view, gauge } = parts;
+        let Parts { ledger, session, media, settings, inputs, view, gauge } = parts;
         let now = ledger.clock.now();
         let mut state = State::default();
         let (open, interrupted): (Vec<_>, Vec<_>) =
@@ -147,7 +149,7 @@ impl Worker {
         let trouble = Trouble::open(&ledger).await;
         let (link, paused) = (session.link(), view.borrow().paused);
         Self {
-            courier: Courier { ledger, session, inputs },
+            courier: Courier { ledger, session, media, inputs },
             link,
             settings,
             view,

@@ -1,14 +1,16 @@
 //! A scripted [`WhatsApp`] for tests of what the emulator cannot be made to do: any error at any call, at once.
 
 use std::collections::{HashSet, VecDeque};
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
 use super::passkey::PasskeyAnswer;
-use super::{Link, Me, Outgoing, SendError, SessionError, Unlinked, WaEvent, WhatsApp};
-use crate::model::{LinkState, PairingMethod, PasskeyStep, Timestamp};
+use super::{FileTold, Link, Me, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WaEvent, WhatsApp};
+use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
 
 /// What the next hand-over does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,9 @@ struct Script {
     locked_until: Option<Timestamp>,
     paired: Vec<PairingMethod>,
     passkeys: Vec<PasskeyAnswer>,
+    uploads: Vec<Upload>,
+    upload_errors: VecDeque<SendError>,
+    left_groups: HashSet<ChatId>,
     refusals: VecDeque<SessionError>,
 }
 
@@ -134,6 +139,22 @@ impl FakeWhatsApp {
         self.script().passkeys.clone()
     }
 
+    /// Every file that was to be uploaded.
+    #[must_use]
+    pub fn uploads(&self) -> Vec<Upload> {
+        self.script().uploads.clone()
+    }
+
+    /// The next uploads fail like this.
+    pub fn next_uploads_fail(&self, errors: impl IntoIterator<Item = SendError>) {
+        self.script().upload_errors.extend(errors);
+    }
+
+    /// This account is in no such group.
+    pub fn not_in_group(&self, group: ChatId) {
+        self.script().left_groups.insert(group);
+    }
+
     /// Waits until there were `count` hand-overs.
     pub async fn wait_for_sent(&self, count: usize) -> Vec<Outgoing> {
         // The sender lives as long as this.
@@ -171,6 +192,30 @@ impl WhatsApp for FakeWhatsApp {
             Some(SendStep::Give(result)) => result,
             Some(SendStep::Hang) => std::future::pending().await,
         }
+    }
+
+    async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {
+        if !self.link.borrow().state.is_connected() {
+            return Err(SendError::Offline);
+        }
+        let mut script = self.script();
+        script.uploads.push(upload);
+        script.upload_errors.pop_front().map_or_else(|| Ok(Uploaded(vec![script.uploads.len() as u8])), Err)
+    }
+
+    async fn download(&self, raw: Vec<u8>, mut into: File, limit: u64) -> Result<(), SendError> {
+        if raw.len() as u64 > limit {
+            return Err(SendError::Permanent("the file is too large".to_owned()));
+        }
+        into.write_all(&raw).map_err(|error| SendError::Transient(error.to_string()))
+    }
+
+    fn file_of(&self, _raw: &[u8]) -> Option<FileTold> {
+        None
+    }
+
+    async fn is_in_group(&self, group: &ChatId) -> Option<bool> {
+        self.link.borrow().state.is_connected().then(|| !self.script().left_groups.contains(group))
     }
 
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
@@ -235,13 +280,16 @@ impl WhatsApp for FakeWhatsApp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ChatId, WhatsAppId};
+    use crate::model::{Content, WhatsAppId};
 
     fn outgoing(id: &str) -> Outgoing {
         Outgoing {
             whatsapp_id: WhatsAppId(id.to_owned()),
             chat: ChatId::phone("6281200000002"),
             text: "Halo".to_owned(),
+            content: Content::default(),
+            uploaded: None,
+            preview: None,
         }
     }
 

@@ -12,6 +12,8 @@ pub mod supervisor;
 pub mod whatsapp_rs;
 
 use std::fmt::Debug;
+use std::fs::File;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -19,7 +21,8 @@ use tokio::sync::watch;
 #[cfg(doc)]
 use crate::model::PasskeyStep;
 use crate::model::{
-    ChatId, Incoming, LinkState, ListedChat, NackReason, PairingMethod, PushName, ReceiptKind, Timestamp, WhatsAppId,
+    Attachment, ChatId, Content, Incoming, LinkState, ListedChat, MediaHash, NackReason, PairingMethod, PushName,
+    ReceiptKind, Timestamp, WhatsAppId,
 };
 use passkey::PasskeyAnswer;
 
@@ -32,6 +35,60 @@ pub struct Outgoing {
     pub chat: ChatId,
     /// The text, byte for byte.
     pub text: String,
+    /// What it is beside its text.
+    pub content: Content,
+    /// For a file: what [`WhatsApp::upload`] gave for it. For a message that is passed on: its encoded form.
+    pub uploaded: Option<Uploaded>,
+    /// What the first link of the text shows.
+    pub preview: Option<LinkPreview>,
+}
+
+/// What a link shows beside the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LinkPreview {
+    /// The link, as it stands in the text.
+    pub url: String,
+    /// The page's title.
+    pub title: String,
+    /// What the page says of itself.
+    pub description: Option<String>,
+    /// A small picture, as JPEG.
+    pub thumbnail: Option<Vec<u8>>,
+}
+
+/// What a message that came in says of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileTold {
+    /// Its SHA-256.
+    pub hash: Option<MediaHash>,
+    /// Its length in bytes.
+    pub size: Option<u64>,
+    /// Its MIME type.
+    pub mimetype: Option<String>,
+    /// Its name.
+    pub filename: Option<String>,
+}
+
+/// A file to be put on WhatsApp's media servers.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What is known of it.
+    pub attachment: Attachment,
+    /// A small picture of it, as JPEG.
+    pub thumbnail: Option<Vec<u8>>,
+}
+
+/// A file on WhatsApp's media servers: the library's own encoded form, to be kept and used again for days.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Uploaded(pub Vec<u8>);
+
+/// Of its length only: it holds the file's key.
+impl Debug for Uploaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Uploaded").field(&self.0.len()).finish()
+    }
 }
 
 /// Why a message did not leave.
@@ -178,6 +235,15 @@ pub trait WhatsApp: Debug + Send + Sync {
     /// Encrypts and hands over. `Ok` means handed over, not delivered: the server's word comes as
     /// [`WaEvent::ServerAck`].
     async fn send(&self, outgoing: Outgoing) -> Result<(), SendError>;
+    /// Puts a file on WhatsApp's media servers. What comes back can be sent to any number of people, for days.
+    async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError>;
+    /// Loads the file of a message that came in, given in its encoded form, into `into`, which is emptied first. At
+    /// most `limit` bytes.
+    async fn download(&self, raw: Vec<u8>, into: File, limit: u64) -> Result<(), SendError>;
+    /// What a message that came in, given in its encoded form, says of its file; nothing when it has none.
+    fn file_of(&self, raw: &[u8]) -> Option<FileTold>;
+    /// Whether this account is in a group; `None` when that cannot be found out now.
+    async fn is_in_group(&self, group: &ChatId) -> Option<bool>;
     /// Which of these phone numbers are on WhatsApp, in the same order.
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError>;
     /// Until when WhatsApp keeps this account from writing to people who never wrote to it, asked after a

@@ -29,6 +29,7 @@ impl Key {
     }
 }
 
+const SIZE: &str = "a size from 1 to 2GiB: 500KiB, 16MiB";
 const DURATION: &str = "a duration: 0, 500ms, 5s, 10m, 2h or 1d";
 
 pub(super) const KEYS: &[Key] = &[
@@ -128,6 +129,38 @@ pub(super) const KEYS: &[Key] = &[
         expected: "a number from 0 to 10000000",
         apply: |snapshot, text| {
             snapshot.keep_newest = text.parse().ok().filter(|newest| *newest <= 10_000_000)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "media.max_size",
+        default: "16MiB",
+        description: "the largest picture, video or sound that is sent as such",
+        expected: SIZE,
+        apply: |snapshot, text| parse::size(text).map(|value| snapshot.max_media = value),
+    },
+    Key {
+        name: "media.max_document_size",
+        default: "100MiB",
+        description: "the largest document that is sent",
+        expected: SIZE,
+        apply: |snapshot, text| parse::size(text).map(|value| snapshot.max_document = value),
+    },
+    Key {
+        name: "media.max_download",
+        default: "100MiB",
+        description: "the largest file of an incoming message that is loaded",
+        expected: SIZE,
+        apply: |snapshot, text| parse::size(text).map(|value| snapshot.max_download = value),
+    },
+    Key {
+        name: "media.keep_days",
+        default: "30",
+        description: "files are kept for so many days after their last use",
+        expected: "a number of days from 0 to 3650",
+        apply: |snapshot, text| {
+            let days: u64 = text.parse().ok().filter(|days| *days <= 3650)?;
+            snapshot.keep_media = std::time::Duration::from_hours(days * 24);
             Some(())
         },
     },

@@ -25,6 +25,22 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(millis)?)).filter(|duration| *duration <= LONGEST)
 }
 
+/// `1000`, `500KiB`, `16MiB`, from one byte to 2 GiB.
+pub(super) fn size(text: &str) -> Option<u64> {
+    const LARGEST: u64 = 2 << 30;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift).filter(|size| (1..=LARGEST).contains(size))
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {

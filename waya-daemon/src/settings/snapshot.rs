@@ -32,6 +32,14 @@ pub struct Snapshot {
     pub keep_age: Duration,
     /// … and the newest so many.
     pub keep_newest: usize,
+    /// The largest picture, video or sound, in bytes.
+    pub max_media: u64,
+    /// The largest document, in bytes.
+    pub max_document: u64,
+    /// The largest file of an incoming message, in bytes.
+    pub max_download: u64,
+    /// Files stay for so long after their last use.
+    pub keep_media: Duration,
     /// Show the account as online; the owner's phone rings less then.
     pub presence_online: bool,
     /// Where requests to hosts that others name may go.
@@ -52,6 +60,10 @@ impl Default for Snapshot {
             ack_timeout: Duration::from_secs(20),
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
+            max_media: 16 << 20,
+            max_document: 100 << 20,
+            max_download: 100 << 20,
+            keep_media: Duration::from_hours(30 * 24),
             presence_online: false,
             network: Policy::default(),
         }

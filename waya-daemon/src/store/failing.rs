@@ -119,6 +119,10 @@ impl Outbox for Failing {
         through!(self, outbox.open())
     }
 
+    async fn files_in_use(&self) -> Result<std::collections::HashSet<crate::model::MediaHash>, StoreError> {
+        through!(self, outbox.files_in_use())
+    }
+
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
         through!(self, outbox.message(id))
     }
@@ -160,6 +164,10 @@ impl Journal for Failing {
 
     async fn after(&self, cursor: Cursor, limit: usize) -> Result<Page, StoreError> {
         through!(self, journal.after(cursor, limit))
+    }
+
+    async fn incoming(&self, id: &str) -> Result<Option<Incoming>, StoreError> {
+        through!(self, journal.incoming(id))
     }
 
     fn newest(&self) -> watch::Receiver<Cursor> {

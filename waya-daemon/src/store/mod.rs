@@ -10,6 +10,7 @@ pub mod conformance;
 pub mod failing;
 pub mod sled;
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use tokio::sync::watch;
 pub use by_phone::ByPhone;
 
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, Message, MessageId, NewMessage, PushName,
-    Refusal, Status, Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, MediaHash, Message, MessageId, NewMessage,
+    PushName, Refusal, Status, Timestamp, WhatsAppId,
 };
 
 /// The store said no.
@@ -198,6 +199,8 @@ pub trait Outbox: Debug + Send + Sync {
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError>;
     /// All unfinished rows, oldest first.
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError>;
+    /// The files that unfinished rows need.
+    async fn files_in_use(&self) -> Result<HashSet<MediaHash>, StoreError>;
     /// One row.
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError>;
     /// The rows of a caller's reference, newest first.
@@ -233,6 +236,8 @@ pub trait Journal: Debug + Send + Sync {
     async fn append(&self, body: EventBody, at: Timestamp) -> Result<Cursor, StoreError>;
     /// The events after `cursor`.
     async fn after(&self, cursor: Cursor, limit: usize) -> Result<Page, StoreError>;
+    /// An incoming message by WhatsApp's id; the newest, should several senders have used the same.
+    async fn incoming(&self, id: &str) -> Result<Option<Incoming>, StoreError>;
     /// The newest cursor, as it moves: wait on it, then read.
     fn newest(&self) -> watch::Receiver<Cursor>;
     /// Removes the events older than `age` beyond the newest `newest`, a bounded number a call; how many went.

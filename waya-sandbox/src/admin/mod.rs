@@ -11,8 +11,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName};
 use axum::middleware::{self, Next};
 use axum::response::{Json, Response};
 use axum::routing::{get, post};
@@ -36,6 +36,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
     Router::new()
         .route("/admin/people", get(people).post(person))
         .route("/admin/inbox/{who}", get(inbox))
+        .route("/admin/inbox/{who}/{id}/media", get(load))
         .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
         .route("/admin/group", post(group))
         .route("/admin/read", post(read))
@@ -132,6 +133,13 @@ async fn people(State(control): Control) -> Answer<PeopleList> {
 
 async fn inbox(State(control): Control, Path(who): Path<String>) -> Answer<InboxList> {
     Ok(Json(control.inbox(&who).await?))
+}
+
+async fn load(
+    State(control): Control,
+    Path((who, id)): Path<(String, String)>,
+) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), AdminError> {
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], control.load(&who, &id).await?))
 }
 
 async fn say(State(control): Control, body: Bytes) -> Answer<impl Serialize> {

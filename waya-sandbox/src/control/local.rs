@@ -188,6 +188,13 @@ impl SandboxControl for Local {
         Ok(InboxList { messages: self.find(who)?.inbox().entries() })
     }
 
+    async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError> {
+        let person = self.find(who)?;
+        let problem = || format!("{} has received no message {id:?}", person.profile().name);
+        let found = person.inbox().find(id).ok_or_else(|| ControlError::Invalid { field: "id", problem: problem() })?;
+        Ok(person.load(&found).await?)
+    }
+
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError> {
         let speaker = self.find(&request.from)?;
         let (answers, reacts_to) = (

@@ -29,6 +29,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn people(&self) -> Result<PeopleList, ControlError>;
     /// What a person received.
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError>;
+    /// The file of a message that a person received, as their client decrypts it.
+    async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError>;
     /// Lets a person send something.
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError>;
     /// Somebody new comes, and is online.
@@ -126,6 +128,7 @@ impl ControlError {
             Self::People(PeopleError::Offline(_)) => "person_offline",
             Self::People(PeopleError::Stuck(_)) => "person_stuck",
             Self::People(PeopleError::NotSent(_)) => "not_sent",
+            Self::People(PeopleError::NotLoaded(_)) => "not_loaded",
             Self::People(PeopleError::Taken { .. } | PeopleError::TooMany { .. }) => "conflict",
             Self::People(_) => "store_unavailable",
             Self::Scan(ScanError::UnknownCode) => "unknown_code",

@@ -74,6 +74,12 @@ impl Remote {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ControlError> {
+        let body = self.bytes(request).await?;
+        let unreachable = |problem: String| ControlError::Unreachable { address: self.admin.to_string(), problem };
+        serde_json::from_slice(&body).map_err(|error| unreachable(error.to_string()))
+    }
+
+    async fn bytes(&self, request: RequestBuilder) -> Result<Vec<u8>, ControlError> {
         let unreachable = |problem: String| ControlError::Unreachable { address: self.admin.to_string(), problem };
         // A refused connection is told by the innermost cause alone.
         let failed = |error: reqwest::Error| unreachable(root_cause(&error));
@@ -81,7 +87,7 @@ impl Remote {
         let status = response.status();
         let body = response.bytes().await.map_err(failed)?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| unreachable(error.to_string()));
+            return Ok(body.to_vec());
         }
         match serde_json::from_slice::<Refusal>(&body) {
             Ok(Refusal { error: message, code }) => {
@@ -122,6 +128,10 @@ impl SandboxControl for Remote {
 
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
         self.get(&["inbox", who]).await
+    }
+
+    async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError> {
+        self.bytes(self.client.get(self.url(&["inbox", who, id, "media"]))).await
     }
 
     async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError> {

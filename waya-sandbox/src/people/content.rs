@@ -3,6 +3,8 @@
 //! Pure. Messages that only serve the protocol (key shares, sync notices, bare sender keys) have no
 //! content and never show in an inbox.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use whatsapp_rust::prelude::{MessageExt, wa};
 use whatsapp_rust::waproto::buffa::MessageField;
@@ -33,6 +35,9 @@ pub struct Media {
     pub filename: Option<String>,
     /// Bytes.
     pub size: Option<u64>,
+    /// The message that names it, encoded, in base64: what its reader's client loads it by. Not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_by: Option<String>,
 }
 
 /// Reads a decrypted message; `None` when it only serves the protocol.
@@ -74,7 +79,12 @@ fn spoken(base: &wa::Message) -> Option<Content> {
 fn with_file(base: &wa::Message) -> Option<Content> {
     let file = |kind: &str, mimetype: &Option<String>, size: Option<u64>| Content {
         caption: base.get_caption().filter(|text| !text.is_empty()).map(str::to_owned),
-        media: Some(Media { mimetype: mimetype.clone(), filename: None, size }),
+        media: Some(Media {
+            mimetype: mimetype.clone(),
+            filename: None,
+            size,
+            named_by: Some(STANDARD.encode(codec::message_to_vec(base))),
+        }),
         ..plain(kind, None)
     };
     if let Some(image) = base.image_message.as_option() {

@@ -303,12 +303,16 @@ impl State {
         let read = !self.unread.contains(&place);
         // The record of a delivery receipt can be lost with the process; a read receipt implies it.
         let delivered = read || !self.undelivered.contains(&place);
+        let mut content = row.received.content.clone();
+        if let Some(media) = &mut content.media {
+            media.named_by = None;
+        }
         let receipts = [(delivered, "delivered"), (read, "read")];
         InboxEntry {
             id: row.received.id.clone(),
             chat: row.received.chat.clone(),
             from: row.received.from.clone(),
-            content: row.received.content.clone(),
+            content,
             ts: row.received.ts,
             copies: 1 + row.copies.len(),
             receipts: receipts.iter().filter(|(sent, _)| *sent).map(|(_, kind)| (*kind).to_owned()).collect(),

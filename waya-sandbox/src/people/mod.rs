@@ -101,6 +101,9 @@ pub enum PeopleError {
     /// The client refused to send.
     #[error("it could not be sent: {0}")]
     NotSent(String),
+    /// A file could not be loaded.
+    #[error("the file could not be loaded: {0}")]
+    NotLoaded(String),
 }
 
 /// How many people, and where they keep their things.

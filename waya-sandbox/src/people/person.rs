@@ -1,5 +1,7 @@
 //! One simulated person: what the sandbox can ask of them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +9,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use whatsapp_rust::prelude::{Client, Jid, SendOptions, wa};
+use whatsapp_rust::download::Downloadable;
+use whatsapp_rust::prelude::{Client, Jid, MessageExt, SendOptions, wa};
+use whatsapp_rust::waproto::codec;
 
 use super::PeopleError;
 use super::acks::Acks;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Received};
 use super::keys::Keys;
 use super::link::{Link, LinkState};
 use super::reader::Reader;
@@ -151,6 +155,26 @@ impl Person {
             Ok(Ok(Ok(()))) => Ok(true),
             Ok(Err(_)) | Err(_) => Ok(false),
         }
+    }
+
+    /// Loads the file of a received message, as this person's client decrypts it.
+    pub async fn load(&self, received: &Received) -> Result<Vec<u8>, PeopleError> {
+        let failed = |problem: &str| PeopleError::NotLoaded(problem.to_owned());
+        let named_by = received.content.media.as_ref().and_then(|media| media.named_by.as_ref());
+        let named_by = named_by.ok_or_else(|| failed("the message has no file"))?;
+        let encoded = STANDARD.decode(named_by).map_err(|error| failed(&error.to_string()))?;
+        let message = codec::message_decode(&encoded).map_err(|error| failed(&error.to_string()))?;
+        let base = message.get_base_message();
+        let file: Option<&dyn Downloadable> = base.image_message.as_option().map(|file| file as _);
+        let file = file
+            .or_else(|| base.video_message.as_option().map(|file| file as _))
+            .or_else(|| base.audio_message.as_option().map(|file| file as _))
+            .or_else(|| base.document_message.as_option().map(|file| file as _))
+            .or_else(|| base.sticker_message.as_option().map(|file| file as _))
+            .ok_or_else(|| failed("the message has no file"))?;
+        let client = self.client().await?;
+        let loaded = timeout(CONNECT_TIMEOUT, client.download(file)).await.map_err(|_| self.stuck())?;
+        loaded.map_err(|error| failed(&format!("{error:#}")))
     }
 
     /// Reads everything unread and returns how many messages that were.

@@ -5,11 +5,11 @@ use axum::extract::Request;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 
-use super::send_body;
+use super::{multipart, send_body};
 use crate::api::ApiError;
 use crate::api::view::SendAnswer;
 use crate::http::Door;
-use crate::http::body::read_json;
+use crate::http::body::{is_multipart, read_json};
 use crate::http::error::HttpError;
 use crate::model::Source;
 
@@ -18,15 +18,19 @@ pub(in crate::http) async fn send(
     State(door): State<Door>,
     request: Request,
 ) -> Result<(StatusCode, Json<SendAnswer>), HttpError> {
-    let (head, body) = request.into_parts();
-    let bytes = read_json(&head.headers, body, &door.options).await?;
-    let request = send_body::read(&bytes, header_key(&head.headers)?)?;
+    let request = if is_multipart(request.headers()) {
+        multipart::read(&door, request).await?
+    } else {
+        let (head, body) = request.into_parts();
+        let bytes = read_json(&head.headers, body, &door.options).await?;
+        send_body::read(&bytes, header_key(&head.headers)?)?
+    };
     let answer = door.api.send(request, Source::Api).await?;
     let status = if answer.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(answer)))
 }
 
-fn header_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     headers
         .get("idempotency-key")
         .map(|key| std::str::from_utf8(key.as_bytes()))

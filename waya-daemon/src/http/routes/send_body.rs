@@ -3,11 +3,13 @@
 //! Fields that are not of the contract are ignored, as other gateways do, so that a caller's extra fields harm nothing.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::given::Given;
+use super::what_body::Parts;
 
 use crate::api::{
     ApiError, Content, IdempotencyKey, PersonalMessage, Priority, SendRequest, body_hash, time_from_millis,
@@ -29,7 +31,21 @@ pub(super) struct SendBody<'a> {
     #[serde(borrow)]
     messages: Option<Vec<PersonalBody<'a>>>,
     #[serde(borrow)]
-    media: Option<Given<'a>>,
+    media: Option<&'a RawValue>,
+    #[serde(borrow)]
+    quoted: Option<Given<'a>>,
+    #[serde(borrow)]
+    mentions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    location: Option<&'a RawValue>,
+    #[serde(borrow)]
+    contact: Option<&'a RawValue>,
+    #[serde(borrow)]
+    poll: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reaction: Option<&'a RawValue>,
+    #[serde(borrow)]
+    preview: Option<Given<'a>>,
     #[serde(borrow)]
     reference_id: Option<Given<'a>>,
     #[serde(borrow)]
@@ -50,19 +66,23 @@ struct PersonalBody<'a> {
     #[serde(borrow)]
     message: Option<Given<'a>>,
     #[serde(borrow)]
-    media: Option<Given<'a>>,
+    media: Option<&'a RawValue>,
+    #[serde(borrow)]
+    quoted: Option<Given<'a>>,
+    #[serde(borrow)]
+    mentions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    location: Option<&'a RawValue>,
+    #[serde(borrow)]
+    contact: Option<&'a RawValue>,
+    #[serde(borrow)]
+    poll: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reaction: Option<&'a RawValue>,
+    #[serde(borrow)]
+    preview: Option<Given<'a>>,
     #[serde(borrow)]
     reference_id: Option<Given<'a>>,
-}
-
-/// A value of whatever type came.
-enum Given<'a> {
-    Text(Cow<'a, str>),
-    Integer(i128),
-    Flag(bool),
-    /// An array or object with nothing in it.
-    Empty,
-    Other,
 }
 
 /// Reads the body. Text is taken over as it is; a NUL, written `\u0000`, too.
@@ -99,13 +119,21 @@ fn wrong(text: &str, error: &serde_json::Error) -> HttpError {
 
 impl SendBody<'_> {
     fn request(self, text: &str, header_key: Option<&str>) -> Result<SendRequest, HttpError> {
-        if self.media.as_ref().is_some_and(|media| !matches!(media, Given::Empty)) {
-            return Err(no_media().into());
-        }
+        let parts = Parts {
+            message: self.message,
+            media: self.media,
+            quoted: self.quoted,
+            mentions: self.mentions,
+            location: self.location,
+            contact: self.contact,
+            poll: self.poll,
+            reaction: self.reaction,
+            preview: self.preview,
+        };
         let own = [self.number.is_some(), self.recipients.is_some(), self.messages.is_some()];
         let content = match (own.iter().filter(|given| **given).count(), self.number, self.recipients, self.messages) {
             (1, Some(number), None, None) => {
-                Content::One { number: recipient("number", number)?, message: message("message", self.message)? }
+                Content::One { number: recipient("number", number)?, message: parts.what(&str::to_owned)? }
             }
             (1, None, Some(recipients), None) => Content::Many {
                 recipients: recipients
@@ -113,12 +141,15 @@ impl SendBody<'_> {
                     .enumerate()
                     .map(|(index, number)| recipient(format!("recipients[{index}]"), number))
                     .collect::<Result<_, _>>()?,
-                message: message("message", self.message)?,
+                message: parts.what(&str::to_owned)?,
             },
-            (1, None, None, Some(messages)) if self.message.is_none() => Content::Each(
+            (1, None, None, Some(messages)) if parts.is_empty() => Content::Each(
                 messages.into_iter().enumerate().map(|(index, one)| one.message(index)).collect::<Result<_, _>>()?,
             ),
-            (1, ..) => return Err(ApiError::field_error("message", "goes into each entry of messages").into()),
+            (1, ..) => {
+                let field = parts.first_field();
+                return Err(ApiError::field_error(field, "goes into each entry of messages").into());
+            }
             (0, ..) => {
                 return Err(
                     ApiError::field_error("number", "is missing; give number, or recipients for several").into()
@@ -148,39 +179,34 @@ impl SendBody<'_> {
 
 impl PersonalBody<'_> {
     fn message(self, index: usize) -> Result<PersonalMessage, ApiError> {
-        if self.media.is_some_and(|media| !matches!(media, Given::Empty)) {
-            return Err(no_media());
-        }
         let field = |name: &str| format!("messages[{index}].{name}");
         let Some(number) = self.number else {
             return Err(ApiError::field_error(field("number"), "is missing"));
         };
         Ok(PersonalMessage {
             number: recipient(field("number"), number)?,
-            message: message(field("message"), self.message)?,
             reference_id: reference(field("reference_id"), self.reference_id)?,
+            message: Parts {
+                message: self.message,
+                media: self.media,
+                quoted: self.quoted,
+                mentions: self.mentions,
+                location: self.location,
+                contact: self.contact,
+                poll: self.poll,
+                reaction: self.reaction,
+                preview: self.preview,
+            }
+            .what(&field)?,
         })
     }
 }
 
-fn no_media() -> ApiError {
-    ApiError::NotImplemented("this version sends no media yet; leave media out".into())
-}
-
-fn recipient(field: impl Into<Cow<'static, str>>, given: Given<'_>) -> Result<String, ApiError> {
+pub(super) fn recipient(field: impl Into<Cow<'static, str>>, given: Given<'_>) -> Result<String, ApiError> {
     match given {
         Given::Text(text) => Ok(text.into_owned()),
         Given::Integer(number) if number >= 0 => Ok(number.to_string()),
         _ => Err(ApiError::field_error(field, "must be a string or a whole number; several go into recipients")),
-    }
-}
-
-fn message(field: impl Into<Cow<'static, str>>, given: Option<Given<'_>>) -> Result<String, ApiError> {
-    match given {
-        Some(Given::Text(text)) => Ok(text.into_owned()),
-        // That nothing is there is said by the use case.
-        None => Ok(String::new()),
-        Some(_) => Err(ApiError::field_error(field, "must be a string")),
     }
 }
 
@@ -229,63 +255,6 @@ fn idempotency_key<'a>(body: Option<Given<'a>>, header: Option<&'a str>) -> Resu
 fn idempotency(key: Cow<'_, str>, text: &str) -> Result<IdempotencyKey, HttpError> {
     let value: Value = serde_json::from_str(text).map_err(|error| wrong(text, &error))?;
     Ok(IdempotencyKey { key: key.into_owned(), body: body_hash(&value) })
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Given<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(GivenVisitor)
-    }
-}
-
-struct GivenVisitor;
-
-impl<'de> Visitor<'de> for GivenVisitor {
-    type Value = Given<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Given::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Given::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(Given::Integer(number.into()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Given::Integer(number.into()))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Given::Other)
-    }
-
-    fn visit_bool<E>(self, flag: bool) -> Result<Self::Value, E> {
-        Ok(Given::Flag(flag))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Given::Empty)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let mut given = Given::Empty;
-        while items.next_element::<IgnoredAny>()?.is_some() {
-            given = Given::Other;
-        }
-        Ok(given)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Given::Other)
-    }
 }
 
 #[cfg(test)]

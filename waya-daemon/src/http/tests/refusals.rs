@@ -1,6 +1,6 @@
 //! Every way to be refused: the right status, code and field, and nothing queued.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Door, answer, assert_refused};
 
@@ -101,20 +101,75 @@ async fn broken_json_is_told_with_its_place() {
 }
 
 #[tokio::test]
-async fn media_is_honestly_refused() {
+async fn media_that_cannot_be_sent_is_refused_and_nothing_is_queued() {
     let door = Door::open().await;
-    let media = json!({ "url": "https://example.com/a.jpg" });
-    for body in [
-        json!({ "number": TO, "message": "Halo", "media": media }),
-        json!({ "number": TO, "media": [media] }),
-        json!({ "messages": [{ "number": TO, "message": "a", "media": media }] }),
+    let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+    let page = "http://127.0.0.1:9/x.png";
+    for (media, code, field) in [
+        (json!({ "data": "no base64!" }), "invalid_media", "media"),
+        (json!({ "data": "data:image/png;base64" }), "invalid_media", "media"),
+        (json!({ "data": png, "mimetype": "video/mp4" }), "invalid_media", "media"),
+        (json!({ "data": png, "mimetype": "png" }), "invalid_media", "media"),
+        (json!({ "data": png, "voice": true }), "invalid_media", "media"),
+        (json!({ "data": "", "mimetype": "image/png" }), "invalid_field", "media"),
+        (json!({ "mimetype": "image/png" }), "invalid_field", "media"),
+        (json!({ "url": page, "data": png }), "invalid_field", "media"),
+        (json!({ "url": "file:///etc/passwd" }), "invalid_media", "media"),
+        (json!({ "url": page }), "invalid_media", "media"),
+        (json!({ "url": "http://[::1]/x.png" }), "invalid_media", "media"),
+        (json!({ "url": "http://169.254.169.254/latest" }), "invalid_media", "media"),
+        (json!({ "url": page, "fetch": "never" }), "invalid_field", "media.fetch"),
+        (json!({ "data": png, "voice": "perhaps" }), "invalid_field", "media.voice"),
+        (json!({ "data": 7 }), "invalid_field", "media.data"),
+        (json!(7), "invalid_field", "media"),
+        (json!([{ "data": png }, { "data": "?" }]), "invalid_media", "media[1]"),
+        (json!(vec![json!({ "data": png }); 31]), "invalid_field", "media"),
     ] {
-        assert_refused(&door.post(body).await, 501, "not_implemented", None);
+        let answer = door.post(json!({ "number": TO, "message": "Halo", "media": media })).await;
+        assert_refused(&answer, 422, code, Some(field));
     }
-    let (status, _) = door.post(json!({ "number": TO, "message": "Halo", "media": [] })).await;
-    assert_eq!(status, 202);
-    let form = door.request("POST", "/api/send-message").header("content-type", "multipart/form-data; boundary=x");
-    assert_refused(&answer(form.body("--x--")).await, 501, "not_implemented", None);
+    let personal = json!({ "messages": [{ "number": TO, "media": { "data": "?" } }] });
+    assert_refused(&door.post(personal).await, 422, "invalid_media", Some("messages[0].media"));
+    let (_, queue) = door.get("/api/queue").await;
+    assert_eq!(queue["messages"], json!([]));
+}
+
+#[tokio::test]
+async fn a_file_over_its_limit_is_too_large() {
+    let door = Door::open().await;
+    let zeros = "A".repeat(4 * (1 << 20));
+    door.world.media_limits.send_replace(crate::media::Limits { document: 1 << 20, ..Default::default() });
+    door.world.media_limits.send_modify(|limits| limits.media = 1 << 10);
+    let answer = door.post(json!({ "number": TO, "media": { "data": zeros } })).await;
+    assert_refused(&answer, 413, "too_large", Some("media"));
+}
+
+#[tokio::test]
+async fn what_is_no_place_no_card_and_no_poll_is_refused() {
+    let door = Door::open().await;
+    let poll = |options: Value| json!({ "poll": { "question": "Jadi?", "options": options } });
+    for (body, field) in [
+        (json!({ "location": { "latitude": 91, "longitude": 0 } }), "location"),
+        (json!({ "location": { "latitude": "here" } }), "location"),
+        (json!({ "location": { "latitude": 1, "longitude": 1 }, "message": "x" }), "location"),
+        (json!({ "contact": { "name": "", "number": TO } }), "contact.name"),
+        (json!({ "contact": { "name": "Budi", "number": "120363@g.us" } }), "contact.number"),
+        (poll(json!(["Ya"])), "poll.options"),
+        (poll(json!(["Ya", "Ya"])), "poll.options[1]"),
+        (poll(json!(["Ya", " "])), "poll.options[1]"),
+        (poll(json!(vec!["x"; 13])), "poll.options"),
+        (json!({ "poll": { "question": "Jadi?", "options": ["a", "b"], "selectable": 3 } }), "poll.selectable"),
+        (json!({ "message": "x", "quoted": "3EB0NONE" }), "quoted"),
+        (json!({ "reaction": { "messageId": "3EB0NONE", "emoji": "👍" } }), "reaction.messageId"),
+        (json!({ "message": "x", "mentions": "all" }), "mentions"),
+        (json!({ "message": "x", "preview": 1 }), "preview"),
+    ] {
+        let mut body = body;
+        body["number"] = json!(TO);
+        assert_refused(&door.post(body.clone()).await, 422, "invalid_field", Some(field));
+    }
+    let answer = door.post(json!({ "number": TO, "message": "x", "mentions": ["628x"] })).await;
+    assert_refused(&answer, 422, "invalid_recipient", Some("mentions[0]"));
 }
 
 #[tokio::test]

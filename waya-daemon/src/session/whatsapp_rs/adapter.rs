@@ -1,6 +1,7 @@
 //! [`WhatsApp`] on the client library.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,15 +11,15 @@ use tokio::sync::watch;
 use whatsapp_rust::error::ErrorChainExt;
 use whatsapp_rust::features::ContactError;
 use whatsapp_rust::wacore::iq::keepalive::KeepaliveSpec;
-use whatsapp_rust::waproto::whatsapp::Message;
-use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendOptions, proto_helpers::MessageExt};
+use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendOptions};
 
 use super::driver::WaDriver;
-use super::{convert, keys, passkey};
+use super::outgoing::{self, Envelope};
+use super::{convert, download, keys, membership, passkey, upload};
 use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
 use crate::session::passkey::PasskeyAnswer;
 use crate::session::supervisor::Handle;
-use crate::session::{Link, Outgoing, SendError, SessionError, Unlinked, WhatsApp};
+use crate::session::{FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp};
 
 /// A hand-over may ask the server for devices and keys first; the library would wait 75 s for each answer.
 const HAND_OVER_TAKES: Duration = Duration::from_secs(30);
@@ -89,15 +90,6 @@ fn is_registered(results: &[IsOnWhatsAppResult], phone: &str) -> Option<bool> {
     (result.is_registered || result.contact_error.is_none()).then_some(result.is_registered)
 }
 
-/// The text as WhatsApp wants it, with the chat's timer where it has one.
-fn message(text: String, disappears_after: Option<u32>) -> Message {
-    let mut message = Message { conversation: Some(text), ..Default::default() };
-    if let Some(seconds) = disappears_after {
-        message.set_ephemeral_expiration(seconds);
-    }
-    message
-}
-
 /// What a failed hand-over means. Before anything is encrypted the library asks the server; when that finds no
 /// connection, nothing left. A failing write is another matter: part of it may have.
 fn send_error(error: &whatsapp_rust::SendError) -> SendError {
@@ -159,8 +151,18 @@ impl WhatsApp for Adapter {
     async fn send(&self, outgoing: Outgoing) -> Result<(), SendError> {
         let client = self.connected().ok_or(SendError::Offline)?;
         let to = convert::jid(&outgoing.chat);
-        let chat = self.known_by_phone(&client, &to).await.unwrap_or(outgoing.chat);
-        let message = message(outgoing.text, self.driver.context.timers.of(&chat));
+        let me = client.pn().ok_or(SendError::Offline)?;
+        let chat = self.known_by_phone(&client, &to).await;
+        let context = &self.driver.context;
+        let message = outgoing::message(
+            &outgoing,
+            &Envelope {
+                to: &to,
+                me: &me.to_non_ad(),
+                disappears_after: context.timers.of(chat.as_ref().unwrap_or(&outgoing.chat)),
+                now: i64::try_from(context.out.clock.now().as_millis()).unwrap_or(i64::MAX),
+            },
+        )?;
         let options = SendOptions::default().with_message_id(outgoing.whatsapp_id.0);
         let sending = async {
             if to.is_pn() || to.is_lid() {
@@ -172,6 +174,25 @@ impl WhatsApp for Adapter {
             Ok(outcome) => outcome.map(|_| ()),
             Err(_) => Err(SendError::Transient("WhatsApp did not answer while the message was prepared".to_owned())),
         }
+    }
+
+    async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {
+        let client = self.connected().ok_or(SendError::Offline)?;
+        upload::upload(&client, upload, &self.driver.context.config.data_dir).await
+    }
+
+    async fn download(&self, raw: Vec<u8>, into: File, limit: u64) -> Result<(), SendError> {
+        let client = self.connected().ok_or(SendError::Offline)?;
+        download::download(&client, &raw, into, limit).await
+    }
+
+    fn file_of(&self, raw: &[u8]) -> Option<FileTold> {
+        download::file_of(raw)
+    }
+
+    async fn is_in_group(&self, group: &ChatId) -> Option<bool> {
+        let client = self.connected()?;
+        membership::is_in_group(&client, &convert::jid(group)).await
     }
 
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
@@ -274,16 +295,6 @@ mod tests {
         assert_eq!(is_registered(&answer(asked, false, Some(503)), asked), None);
         assert_eq!(is_registered(&answer(other, true, None), asked), None);
         assert_eq!(is_registered(&[], asked), None);
-    }
-
-    #[test]
-    fn text_goes_out_as_it_is_and_with_the_timer_where_there_is_one() {
-        let plain = message(" Halo\n".to_owned(), None);
-        assert_eq!(plain.conversation.as_deref(), Some(" Halo\n"));
-
-        let timed = message(" Halo\n".to_owned(), Some(86_400));
-        assert_eq!(timed.text_content(), Some(" Halo\n"));
-        assert_eq!(timed.get_ephemeral_expiration(), Some(86_400));
     }
 
     #[test]

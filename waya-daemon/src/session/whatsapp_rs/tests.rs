@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::SystemClock;
-use crate::model::{Incoming, LinkState, PairingMethod, WhatsAppId};
+use crate::model::{Content, Incoming, LinkState, PairingMethod, WhatsAppId};
 use crate::session::{Outgoing, SendError, SessionError};
 
 #[derive(Debug)]
@@ -63,6 +63,9 @@ async fn without_keys_it_waits_to_be_asked() {
         whatsapp_id: WhatsAppId("A".to_owned()),
         chat: crate::model::ChatId::phone("6281200000002"),
         text: "Halo".to_owned(),
+        content: Content::default(),
+        uploaded: None,
+        preview: None,
     };
     assert_eq!(session.send(outgoing).await, Err(SendError::Offline));
     assert_eq!(session.registered(&["6281200000002".to_owned()]).await, Err(SendError::Offline));

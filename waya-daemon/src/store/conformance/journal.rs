@@ -1,8 +1,10 @@
 //! What the journal must do.
 
+use std::time::Duration;
+
 use super::{at, chat, enqueued, incoming, message};
 use crate::model::{Ack, Change, ChatId, Cursor, EventBody, Incoming, LinkState, OfflineReason, ReceiptKind, Status};
-use crate::store::{Contact, Store};
+use crate::store::{Contact, Keep, Store};
 
 async fn bodies(store: &Store, cursor: Cursor) -> Vec<EventBody> {
     store.journal.after(cursor, 1000).await.unwrap().events.into_iter().map(|event| event.body).collect()
@@ -18,6 +20,20 @@ pub async fn incoming_is_recorded_once(store: &Store) {
     assert_eq!(store.journal.record_incoming(batch).await, Ok(vec![false, true, true]));
     assert_eq!(bodies(store, Cursor(0)).await.len(), 4);
     assert_eq!(store.journal.record_incoming(Vec::new()).await, Ok(Vec::new()));
+}
+
+pub async fn an_incoming_message_is_found_by_its_id(store: &Store) {
+    let first = incoming("A", "Halo", at(1));
+    let second =
+        Incoming { sender: chat(4), sender_lid: Some("4".to_owned()), text: "Hai".to_owned(), ..first.clone() };
+    let other = incoming("AB", &"x".repeat(20_000), at(1));
+    store.journal.record_incoming(vec![first, second.clone(), other.clone()]).await.unwrap();
+    assert_eq!(store.journal.incoming("A").await, Ok(Some(second)), "the newest");
+    assert_eq!(store.journal.incoming("AB").await, Ok(Some(other)));
+    assert_eq!(store.journal.incoming("B").await, Ok(None));
+    let keep = Keep { age: Duration::ZERO, newest: 0 };
+    store.journal.prune_events(keep, at(1_000)).await.unwrap();
+    assert_eq!(store.journal.incoming("A").await, Ok(None));
 }
 
 /// It came by LID, and comes again when the phone behind that is known; or the other way round.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 use super::{Batch, Enqueued, Store};
-use crate::model::{ChatId, Incoming, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
+use crate::model::{ChatId, Content, Incoming, Lane, MessageId, NewMessage, Source, Timestamp, WhatsAppId};
 
 /// Makes a test of each function of the suite. `$fresh` is the absolute path of a function that gives an empty store
 /// and whatever keeps it.
@@ -33,6 +33,7 @@ macro_rules! conformance_suite {
     ($fresh:expr) => {
         $crate::conformance_suite!(@tests $fresh,
             outbox: accepted_rows_are_read_back, a_batch_is_accepted_in_order, a_repeat_queues_nothing,
+                files_are_in_use_while_their_messages_are_open,
                 another_body_under_the_same_key_is_a_conflict, a_forgotten_key_is_fresh_again,
                 a_large_request_is_repeated_whole, one_at_a_time_of_equal_requests_wins,
                 a_message_goes_all_the_way, what_does_not_fit_is_refused, an_unknown_row_is_said_to_be,
@@ -40,7 +41,8 @@ macro_rules! conformance_suite {
                 whatsapp_ids_are_known_from_the_first_claim_on, references_find_the_newest_first,
                 lists_are_filtered_and_newest_first, any_text_comes_back_byte_for_byte;
             journal: incoming_is_recorded_once, a_learnt_phone_makes_no_second_message, an_incoming_message_comes_back_whole,
-                changes_are_journalled_but_claims_are_not, pages_go_on_where_they_stopped, newest_moves_with_appends;
+                changes_are_journalled_but_claims_are_not, an_incoming_message_is_found_by_its_id,
+                pages_go_on_where_they_stopped, newest_moves_with_appends;
             retention: what_is_young_or_among_the_newest_stays, what_is_open_holds_nothing_back, forgotten_requests_go,
                 old_events_go_and_cursors_go_on, what_was_pruned_leaves_nothing_behind;
             contacts: nobody_is_nobody, phone_and_lid_become_one, two_rows_become_one, a_new_lid_replaces_the_old_one,
@@ -90,6 +92,7 @@ pub fn message(text: &str, now: Timestamp) -> NewMessage {
         reference_id: None,
         chat: chat(1),
         text: text.to_owned(),
+        content: Content::default(),
         lane: Lane::Normal,
         source: Source::Api,
         whatsapp_id: WhatsAppId::from_random(rand::random()),

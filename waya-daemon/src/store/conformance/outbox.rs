@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{at, chat, enqueued, message, new_id};
 use crate::model::{
-    Ack, Change, Lane, Message, MessageId, NewMessage, ReceiptKind, Refusal, Source, Status, WhatsAppId,
+    Ack, Attachment, Body, Change, Content, Lane, Location, MediaHash, MediaKind, Message, MessageId, NewMessage,
+    ReceiptKind, Refusal, Source, Status, WhatsAppId,
 };
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, ListFilter, OpenMessage, Placed, Store};
 
@@ -33,12 +34,18 @@ async fn send(store: &Store, id: MessageId, seconds: u64) -> Message {
     change(store, id, Change::Acked, seconds).await
 }
 
+fn location() -> Body {
+    let place = Location::from_degrees(-6.175_392_4, 106.827_152_8).unwrap();
+    Body::Location(Location { name: Some("Monas".to_owned()), ..place })
+}
+
 pub async fn accepted_rows_are_read_back(store: &Store) {
     let new = NewMessage {
         reference_id: Some("order 7".to_owned()),
         lane: Lane::High,
         source: Source::Cli,
         not_before: Some(at(90)),
+        content: Content { body: location(), mentions: vec![chat(2)], ..Content::default() },
         ..message("Halo", at(1))
     };
     let id = enqueued(store, new.clone()).await;
@@ -47,6 +54,27 @@ pub async fn accepted_rows_are_read_back(store: &Store) {
     assert_eq!((read.status, read.ack, read.attempts), (Status::Pending, Ack::None, 0));
     assert_eq!(store.outbox.counts().await, Ok(Counts { pending: 1, ..Counts::default() }));
     assert_eq!(store.outbox.message(new_id(at(2))).await, Ok(None));
+}
+
+pub async fn files_are_in_use_while_their_messages_are_open(store: &Store) {
+    let file = |byte| Attachment {
+        hash: MediaHash([byte; 32]),
+        size: 3,
+        kind: MediaKind::Document,
+        mimetype: "application/pdf".to_owned(),
+        filename: Some("nota.pdf".to_owned()),
+        width: None,
+        height: None,
+        seconds: None,
+        pages: Some(2),
+    };
+    let with = |byte| NewMessage { content: Body::Media(file(byte)).into(), ..message("", at(1)) };
+    let (first, _) = (enqueued(store, with(1)).await, enqueued(store, with(2)).await);
+    enqueued(store, message("no file", at(1))).await;
+    let in_use = |bytes: &[u8]| Ok(bytes.iter().map(|byte| MediaHash([*byte; 32])).collect());
+    assert_eq!(store.outbox.files_in_use().await, in_use(&[1, 2]));
+    send(store, first, 2).await;
+    assert_eq!(store.outbox.files_in_use().await, in_use(&[2]));
 }
 
 pub async fn a_batch_is_accepted_in_order(store: &Store) {

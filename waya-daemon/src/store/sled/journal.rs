@@ -11,7 +11,7 @@ use super::group::Group;
 use super::prune;
 use super::rows::Rows;
 use super::shared::{ReadError, Shared};
-use super::trees::{Tree, event_key, number, number_key, seen_keys};
+use super::trees::{Tree, event_key, incoming_key, incoming_prefix, number, number_key, seen_keys};
 use crate::model::{Cursor, EventBody, Incoming, Timestamp};
 use crate::store::{Journal, Keep, Page, StoreError};
 
@@ -21,20 +21,21 @@ impl Journal for Rows {
         let mut seen = Vec::with_capacity(batch.len());
         let mut payloads = Vec::with_capacity(batch.len());
         for incoming in batch {
-            seen.push(seen_keys(&incoming));
+            seen.push((seen_keys(&incoming), incoming.id.clone()));
             let at = incoming.received_at;
             payloads.push(events::encode(&EventBody::Message(Box::new(incoming)), at)?);
         }
         let payloads = self.payloads(payloads).await?;
         let work = move |group: &mut Group<'_>| {
             let mut new = Vec::with_capacity(seen.len());
-            for (seen, payload) in seen.into_iter().zip(payloads) {
+            for ((seen, id), payload) in seen.into_iter().zip(payloads) {
                 let fresh = !is_seen(group, &seen)?;
                 if fresh {
                     let cursor = events::append_payload(group, payload)?;
                     for key in seen {
                         group.insert(Tree::Seen, key, number_key(cursor.0))?;
                     }
+                    group.insert(Tree::IncomingIds, incoming_key(&id, &event_key(cursor)), IVec::default())?;
                 }
                 new.push(fresh);
             }
@@ -54,6 +55,11 @@ impl Journal for Rows {
             return Ok(Page { events: Vec::new(), next: cursor });
         }
         self.0.read_many(move |shared, engine| page(shared, engine, cursor, limit)).await
+    }
+
+    async fn incoming(&self, id: &str) -> Result<Option<Incoming>, StoreError> {
+        let id = id.to_owned();
+        self.0.read_many(move |shared, engine| incoming(shared, engine, &id)).await
     }
 
     fn newest(&self) -> watch::Receiver<Cursor> {
@@ -86,6 +92,24 @@ fn is_seen(group: &mut Group<'_>, keys: &[IVec]) -> Result<bool, StoreError> {
         }
     }
     Ok(false)
+}
+
+/// The newest one with this id.
+fn incoming(shared: &Shared, engine: &Engine, id: &str) -> Result<Option<Incoming>, ReadError> {
+    for row in engine.tree(Tree::IncomingIds).scan_prefix(incoming_prefix(id)).keys().rev() {
+        let key = IVec::from(&row?[16..]);
+        let Some(record) = engine.tree(Tree::Events).get(&key)? else { continue };
+        let cursor = number(&key).map(Cursor).unwrap_or_default();
+        let read = shared.payload(Tree::Events, &key, &record).and_then(|payload| {
+            events::decode(cursor, &payload).map_err(|bad| shared.set_aside(Tree::Events, &key, &record, &bad))
+        });
+        match read.map(|event| event.body) {
+            Ok(EventBody::Message(incoming)) if incoming.id == id => return Ok(Some(*incoming)),
+            Ok(_) | Err(StoreError::Damaged(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
 }
 
 fn page(shared: &Shared, engine: &Engine, cursor: Cursor, limit: usize) -> Result<Page, ReadError> {

@@ -1,6 +1,6 @@
 //! The outgoing queue's rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use sled::IVec;
@@ -15,7 +15,7 @@ use super::records::{IdempotencyRecord, cut};
 use super::rows::{Rows, Stored};
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, message_id, message_key, reference_key, reference_prefix};
-use crate::model::{Change, EventBody, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId};
+use crate::model::{Change, EventBody, MediaHash, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId};
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, StoreError};
 
 /// Longer texts, in bytes, lie in body files; what else a record holds fits beside this.
@@ -58,6 +58,10 @@ impl Outbox for Rows {
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
         self.0.read_many(open_messages).await
+    }
+
+    async fn files_in_use(&self) -> Result<HashSet<MediaHash>, StoreError> {
+        self.0.read_many(files_in_use).await
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Message>, StoreError> {
@@ -309,6 +313,16 @@ fn open_messages(shared: &Shared, engine: &Engine) -> Result<Vec<OpenMessage>, R
         open.push(OpenMessage::from(&message));
     }
     Ok(open)
+}
+
+fn files_in_use(shared: &Shared, engine: &Engine) -> Result<HashSet<MediaHash>, ReadError> {
+    let mut files = HashSet::new();
+    for key in engine.tree(Tree::Open).iter().keys() {
+        let key = key?;
+        let Some(record) = engine.tree(Tree::Messages).get(&key)? else { continue };
+        files.extend(readable(shared, &key, &record).and_then(|stored| stored.message.content.body.file()));
+    }
+    Ok(files)
 }
 
 /// The record of a key, and what it says of a request that comes now.

@@ -10,7 +10,7 @@ use super::group::Group;
 use super::records::IdempotencyRecord;
 use super::rows::Stored;
 use super::shared::{ReadError, Shared};
-use super::trees::{Tree, message_id, number, reference_key, seen_keys};
+use super::trees::{Tree, incoming_key, message_id, number, reference_key, seen_keys};
 use crate::model::{Cursor, EventBody, Timestamp};
 use crate::store::{Keep, StoreError};
 
@@ -53,9 +53,14 @@ pub async fn events(shared: &Arc<Shared>, keep: Keep, now: Timestamp) -> Result<
     }
     let work = move |group: &mut Group<'_>| {
         let mut removed = 0;
-        for (key, seen) in found {
+        for (key, id, seen) in found {
             let Some(record) = group.get(Tree::Events, &key)? else { continue };
             group.unname_payload(&key, &record)?;
+            if let Some(id) = id
+                && group.get(Tree::IncomingIds, &id)?.is_some()
+            {
+                group.remove(Tree::IncomingIds, id);
+            }
             // The same message may have come again after its event went; then the index is another event's.
             for seen in seen {
                 if group.get(Tree::Seen, &seen)?.as_ref() == Some(&key) {
@@ -151,12 +156,10 @@ fn forgotten_requests(shared: &Shared, engine: &Engine, now: Timestamp) -> Resul
     Ok(found)
 }
 
-fn old_events(
-    shared: &Shared,
-    engine: &Engine,
-    keep: Keep,
-    now: Timestamp,
-) -> Result<Vec<(IVec, Vec<IVec>)>, ReadError> {
+/// An event's key, and the index rows that go with it.
+type OldEvent = (IVec, Option<IVec>, Vec<IVec>);
+
+fn old_events(shared: &Shared, engine: &Engine, keep: Keep, now: Timestamp) -> Result<Vec<OldEvent>, ReadError> {
     let beyond_newest = beyond(*shared.counters().rows_of(Tree::Events), keep);
     let cutoff = now.minus(keep.age);
     let mut found = Vec::new();
@@ -169,11 +172,11 @@ fn old_events(
         match event {
             Ok(event) if event.at >= cutoff => break,
             Ok(event) => {
-                let seen = match &event.body {
-                    EventBody::Message(incoming) => seen_keys(incoming),
-                    EventBody::Status(_) | EventBody::Link(_) => Vec::new(),
+                let (id, seen) = match &event.body {
+                    EventBody::Message(incoming) => (Some(incoming_key(&incoming.id, &key)), seen_keys(incoming)),
+                    EventBody::Status(_) | EventBody::Link(_) => (None, Vec::new()),
                 };
-                found.push((key, seen));
+                found.push((key, id, seen));
             }
             Err(StoreError::Damaged(_)) => {}
             Err(error) => return Err(error.into()),

@@ -12,7 +12,7 @@ use super::engine::{Broken, Engine, Write};
 use super::events;
 use super::outbox::whatsapp_key;
 use super::rows::Stored;
-use super::trees::{COUNTERS_KEY, Tree, message_id, number, number_key, reference_key, seen_keys};
+use super::trees::{COUNTERS_KEY, Tree, incoming_key, message_id, number, number_key, reference_key, seen_keys};
 use crate::model::{Cursor, EventBody};
 
 /// Rows of one transaction.
@@ -120,6 +120,7 @@ fn journal(engine: &Engine, counters: &mut Counters, chunks: &mut Chunks<'_>, na
             for seen in seen_keys(&incoming) {
                 chunks.push(Tree::Seen, seen, Some(key.clone()))?;
             }
+            chunks.push(Tree::IncomingIds, incoming_key(&incoming.id, &key), Some(IVec::default()))?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::bodies::BodyHash;
 use super::codec::Bad;
-use crate::model::{Ack, ChatId, Lane, Message, MessageId, Source, Status, Timestamp, WhatsAppId};
+use crate::model::{Ack, ChatId, Content, Lane, Message, MessageId, Source, Status, Timestamp, WhatsAppId};
 use crate::store::Placed;
 
 /// A reason is cut here: records must fit a page, and nobody reads more.
@@ -55,6 +55,9 @@ pub struct MessageRecord {
     pub finished_at: Option<u64>,
     #[prost(bool, tag = "19")]
     pub claimed: bool,
+    /// What it is beside its text, as JSON; absent for a plain text.
+    #[prost(bytes = "vec", optional, tag = "20")]
+    pub content: Option<Vec<u8>>,
 }
 
 impl MessageRecord {
@@ -66,6 +69,7 @@ impl MessageRecord {
             chat: message.chat.into(),
             text: message.text,
             text_body: None,
+            content: content_json(&message.content),
             lane: lane_code(message.lane),
             source: source_code(message.source),
             whatsapp_id: message.whatsapp_id.0,
@@ -92,6 +96,7 @@ impl MessageRecord {
             reference_id: self.reference_id,
             chat: chat(self.chat)?,
             text: self.text,
+            content: content(self.content.as_deref())?,
             lane: lane(self.lane)?,
             source: source(self.source)?,
             whatsapp_id: WhatsAppId(self.whatsapp_id),
@@ -153,6 +158,16 @@ impl IdempotencyRecord {
         let positions = self.positions.iter().copied().chain(std::iter::repeat(0));
         ids.zip(positions).map(|(id, position)| Placed { id, position }).collect()
     }
+}
+
+/// A plain text, which most messages are, takes no room.
+fn content_json(content: &Content) -> Option<Vec<u8>> {
+    // Its keys are texts, so that it can always be written.
+    (*content != Content::default()).then(|| serde_json::to_vec(content).unwrap_or_default())
+}
+
+fn content(stored: Option<&[u8]>) -> Result<Content, Bad> {
+    stored.map_or_else(|| Ok(Content::default()), |json| serde_json::from_slice(json).map_err(|_| Bad::Content))
 }
 
 /// A chat as stored.

@@ -39,10 +39,12 @@ pub enum Tree {
     Quarantine = 13,
     /// The chat list: private chats by the row number of the person, the others by address.
     Chats = 14,
+    /// Journal places of incoming messages by WhatsApp's id alone: an index without values.
+    IncomingIds = 15,
 }
 
 /// How many trees there are.
-pub const TREES: usize = 15;
+pub const TREES: usize = 16;
 
 impl Tree {
     /// All trees, in the order of their numbers.
@@ -62,6 +64,7 @@ impl Tree {
         Self::Bodies,
         Self::Quarantine,
         Self::Chats,
+        Self::IncomingIds,
     ];
 
     /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
@@ -71,7 +74,7 @@ impl Tree {
         [Self::Idempotency, Self::Messages, Self::Events, Self::Chats, Self::Contacts, Self::Values];
 
     /// What is made from the records.
-    pub const INDEXES: [Self; 7] = [
+    pub const INDEXES: [Self; 8] = [
         Self::Open,
         Self::References,
         Self::WhatsApp,
@@ -79,6 +82,7 @@ impl Tree {
         Self::ContactPhones,
         Self::ContactLids,
         Self::Bodies,
+        Self::IncomingIds,
     ];
 
     /// The name in the database.
@@ -99,6 +103,7 @@ impl Tree {
             Self::Bodies => "bodies",
             Self::Quarantine => "quarantine",
             Self::Chats => "chats",
+            Self::IncomingIds => "incoming_ids",
         }
     }
 }
@@ -143,6 +148,16 @@ pub fn seen_keys(incoming: &Incoming) -> Vec<IVec> {
 
 fn seen_key(key: &IncomingKey<'_>) -> IVec {
     IVec::from(&short_hash(&[key.chat.as_str().as_bytes(), key.sender.as_str().as_bytes(), key.id.as_bytes()]))
+}
+
+/// The part all journal places of one incoming id begin with.
+pub fn incoming_prefix(id: &str) -> [u8; 16] {
+    short_hash(&[id.as_bytes()])
+}
+
+/// An incoming id's row.
+pub fn incoming_key(id: &str, place: &[u8]) -> IVec {
+    IVec::from([&incoming_prefix(id), place].concat())
 }
 
 /// A number as a key that sorts.
