@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use waya_tests::{BUDI, SITI, World, answer, until};
+use waya_tests::{BUDI, Options, SITI, World, answer, until};
 
 /// A picture of one red pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
@@ -209,5 +209,62 @@ async fn a_group_that_we_are_not_in_is_refused_and_a_table_sends_to_each() -> Re
         let inbox = world.inbox(who).await?;
         assert_eq!((inbox.len(), &inbox[0]["text"]), (1, &json!(text)));
     }
+    Ok(())
+}
+
+/// A server on this machine that has one picture and one page.
+async fn web() -> Result<(String, tokio::task::JoinHandle<()>)> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let server = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let mut head = vec![0; 4096];
+                let count = stream.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..count]).into_owned();
+                let page = b"<head><title>Toko Budi</title><meta name=description content='Buka tiap hari'></head>";
+                let (status, kind, body) = match head.split(' ').nth(1) {
+                    Some("/foto.png") => ("200 OK", "image/png", png()),
+                    Some("/toko") => ("200 OK", "text/html", page.to_vec()),
+                    _ => ("404 Not Found", "text/plain", b"no".to_vec()),
+                };
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n");
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+            });
+        }
+    });
+    Ok((base, server))
+}
+
+#[tokio::test]
+async fn addresses_are_fetched_now_or_later_and_links_show_what_is_behind_them() -> Result<()> {
+    let world = World::with(Options::default().env("WAYA_NETWORK_ALLOW_HOSTS", "127.0.0.1"))?;
+    let (base, server) = web().await?;
+    post(&world, &json!({"number": BUDI, "message": "foto", "media": {"url": format!("{base}/foto.png")}})).await?;
+    let picture = world.until_received(BUDI, 1).await?;
+    assert_eq!((&picture["kind"], world.received_file(BUDI, &picture).await?), (&json!("image"), png()));
+
+    let dead = json!({"url": format!("{base}/gone.png")});
+    let (status, refused) = world.api.post("/api/send-message", &json!({"number": BUDI, "media": dead})).await?;
+    assert_eq!((status, &refused["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid_media")));
+    let later = json!({"url": format!("{base}/foto.png"), "fetch": "at_send"});
+    post(&world, &json!({"number": BUDI, "media": later})).await?;
+    let picture = world.until_received(BUDI, 2).await?;
+    assert_eq!(world.received_file(BUDI, &picture).await?, png());
+    let later = json!({"url": format!("{base}/gone.png"), "fetch": "at_send"});
+    let sent = post(&world, &json!({"number": BUDI, "media": later})).await?;
+    let id = sent["id"].as_str().context("no id")?.to_owned();
+    let failed = world.until_message(&id, |message| message["status"] == "failed").await?;
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("404")), "{failed}");
+
+    let text = format!("lihat {base}/toko ya");
+    post(&world, &json!({"number": BUDI, "message": text})).await?;
+    let shown = world.until_received(BUDI, 3).await?;
+    assert_eq!((&shown["text"], &shown["preview"]["title"]), (&json!(text), &json!("Toko Budi")));
+    post(&world, &json!({"number": BUDI, "message": text, "preview": false})).await?;
+    assert_eq!(world.until_received(BUDI, 4).await?["preview"], json!(null));
+    server.abort();
     Ok(())
 }

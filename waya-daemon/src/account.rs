@@ -83,7 +83,12 @@ impl Account {
         let clock: Arc<dyn Clock> = Arc::clone(&seams.clock);
         let limits = part(&settings, &tasks, stop.clone(), media_limits);
         let media_dir = dir.join("media");
-        let media = Media::open(&media_dir, limits, fetcher.clone())
+        let is_real = seams.kind != Kind::Sandbox;
+        // Nothing leaves the machine of a sandbox by itself.
+        let previews = part(&settings, &tasks, stop.clone(), move |settings| {
+            settings.previews && (is_real || !settings.network.allow_hosts.is_empty())
+        });
+        let media = Media::open(&media_dir, limits, fetcher.clone(), previews)
             .with_context(|| format!("cannot use {}", media_dir.display()))?;
         let parts = queue::Parts {
             store: store.clone(),

@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("bus", &["model"]),
     ("store", &["model"]),
     ("net", &[]),
-    ("media", &["model", "net"]),
+    ("media", &["model", "net", "preview"]),
     ("preview", &["net"]),
     ("session", &["model", "clock", "data_dir", "net"]),
     // What `network.*` may say is read by those who hold to it.

@@ -48,6 +48,7 @@ async fn accept(store: &Store, numbers: std::ops::Range<u128>) {
             reference_id: Some(format!("order-{n}")),
             chat: ChatId::phone("6281200000001"),
             text: format!("text {n}"),
+            content: Content::default(),
             lane: Lane::Normal,
             source: Source::Api,
             whatsapp_id: WhatsAppId(format!("3EB0{n:018}")),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use waya_daemon::clock::SystemClock;
-use waya_daemon::model::{ChatId, Incoming, LinkState, PairingMethod, WhatsAppId};
+use waya_daemon::model::{ChatId, Content, Incoming, LinkState, PairingMethod, WhatsAppId};
 use waya_daemon::net::Proxy;
 use waya_daemon::session::whatsapp_rs::{SessionConfig, open};
 use waya_daemon::session::{Inbox, Outgoing, WaEvent, WhatsApp};
@@ -199,7 +199,15 @@ impl World {
     /// Hands a text over.
     pub async fn send(&self, id: &str, chat: &ChatId, text: &str) -> Result<(), waya_daemon::session::SendError> {
         let whatsapp_id = WhatsAppId(id.to_owned());
-        self.session.send(Outgoing { whatsapp_id, chat: chat.clone(), text: text.to_owned() }).await
+        let outgoing = Outgoing {
+            whatsapp_id,
+            chat: chat.clone(),
+            text: text.to_owned(),
+            content: Content::default(),
+            uploaded: None,
+            preview: None,
+        };
+        self.session.send(outgoing).await
     }
 
     /// Lets a person write to the own account, or into the group.

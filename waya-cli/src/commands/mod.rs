@@ -40,7 +40,7 @@ pub enum Command {
     /// Unlink the account and delete its keys
     Logout(logout::LogoutArgs),
     /// Queue a message
-    Send(send::SendArgs),
+    Send(Box<send::SendArgs>),
     /// Show what became of a message, fetch its file, or do something to it
     Message(message::MessageArgs),
     #[command(flatten)]
@@ -88,7 +88,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::Status => status::run(context).await,
         Command::Login(args) => login::run(args, context).await,
         Command::Logout(args) => logout::run(&args, context).await,
-        Command::Send(args) => send::run(args, context).await,
+        Command::Send(args) => send::run(*args, context).await,
         Command::Message(args) => message::run(args, context).await,
         Command::Deed(deed) => deeds::run(deed, context).await,
         Command::Queue(command) => queue::run(command, context).await,

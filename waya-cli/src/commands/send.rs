@@ -242,7 +242,7 @@ mod tests {
 
     fn parsed(line: &[&str]) -> SendArgs {
         match Arguments::try_parse_from(["waya", "send"].iter().chain(line)).unwrap().command {
-            Command::Send(args) => args,
+            Command::Send(args) => *args,
             other => panic!("{other:?}"),
         }
     }

@@ -126,14 +126,11 @@ impl ApiError {
             Self::RecipientNotAllowed { .. } => "recipient_not_allowed",
             Self::NothingToSend { .. } => "nothing_to_send",
             Self::InvalidField { .. } | Self::Setting(SettingsError::Invalid { .. }) => "invalid_field",
-            Self::InvalidMedia { problem: MediaError::TooLarge { .. }, .. } => "too_large",
-            Self::InvalidMedia { problem: MediaError::Io(_), .. } => "store_unavailable",
-            Self::InvalidMedia { .. } => "invalid_media",
             Self::NoMedia => "no_media",
             Self::MediaGone(_) => "media_unavailable",
             Self::NotPossible(_) => "not_possible",
             Self::NotImplemented(_) => "not_implemented",
-            Self::TooLarge(_) => "too_large",
+            Self::TooLarge(_) | Self::InvalidMedia { problem: MediaError::TooLarge { .. }, .. } => "too_large",
             Self::IdempotencyConflict => "idempotency_conflict",
             Self::NoSuchMessage(_) | Self::Setting(SettingsError::Unknown(_)) => "not_found",
             Self::NotCancellable(_) => "not_cancellable",
@@ -145,7 +142,10 @@ impl ApiError {
             Self::Session(SessionError::NoPasskeyAsked | SessionError::NoCodeToConfirm) => "passkey_not_asked",
             Self::Session(SessionError::Refused(_)) => "refused_by_whatsapp",
             Self::Session(SessionError::Other(_)) | Self::KeyFile(_) => "internal",
-            Self::Store(_) | Self::Setting(SettingsError::Store(_)) => "store_unavailable",
+            Self::Store(_)
+            | Self::Setting(SettingsError::Store(_))
+            | Self::InvalidMedia { problem: MediaError::Io(_), .. } => "store_unavailable",
+            Self::InvalidMedia { .. } => "invalid_media",
         }
     }
 

@@ -308,7 +308,16 @@ fn offline_fetcher() -> Fetcher {
 /// The own files of a test, in a folder that goes with it.
 pub fn media() -> (Media, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (Media::open(&dir.path().join("media"), watch::channel(Limits::default()).1, offline_fetcher()).unwrap(), dir)
+    (
+        Media::open(
+            &dir.path().join("media"),
+            watch::channel(Limits::default()).1,
+            offline_fetcher(),
+            watch::channel(false).1,
+        )
+        .unwrap(),
+        dir,
+    )
 }
 
 /// The own store of a test.
@@ -345,7 +354,13 @@ impl World {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let media_limits = watch::Sender::new(Limits::default());
-        let media = Media::open(&data_dir.path().join("media"), media_limits.subscribe(), offline_fetcher()).unwrap();
+        let media = Media::open(
+            &data_dir.path().join("media"),
+            media_limits.subscribe(),
+            offline_fetcher(),
+            watch::channel(false).1,
+        )
+        .unwrap();
         let parts = queue::Parts {
             store: store.clone(),
             session: whatsapp.clone(),
@@ -373,7 +388,7 @@ impl World {
             },
             shutdown: shutdown.clone(),
         });
-        Self { api, memory, store, whatsapp, media_limits, settings, bus, clock, shutdown, data_dir }
+        Self { api, memory, store, whatsapp, settings, bus, clock, shutdown, media_limits, data_dir }
     }
 
     /// The API key as it was written down.

@@ -117,7 +117,7 @@ impl Config {
             socket_mode: 0o600,
             socket_group: None,
             http: HttpAddress::At(SocketAddr::from(([127, 0, 0, 1], 7200))),
-            http_body_limit: 4 << 20,
+            http_body_limit: 140 << 20,
             http_max_connections: 1024,
             log_format: LogFormat::Text,
             log_filter: DEFAULT_LOG_FILTER.to_owned(),

@@ -14,6 +14,8 @@ use crate::api::ApiError;
 
 /// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
 const SWALLOW: usize = 64 << 20;
+/// A large body that is announced may take a second more for so many bytes.
+const BYTES_A_SECOND: u64 = 256 << 10;
 /// How long that may take.
 const SWALLOW_FOR: Duration = Duration::from_secs(2);
 
@@ -26,7 +28,9 @@ pub(super) async fn read_json(headers: &HeaderMap, mut body: Body, options: &Opt
         HttpError::TooLarge(limit)
     } else {
         let read = Limited::new(&mut body, limit).collect();
-        match tokio::time::timeout(options.body_timeout, read).await {
+        // A document takes its time on a thin line.
+        let patience = options.body_timeout + Duration::from_secs(announced.unwrap_or_default() / BYTES_A_SECOND);
+        match tokio::time::timeout(patience, read).await {
             Ok(Ok(read)) => return Ok(read.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => HttpError::TooLarge(limit),
             Ok(Err(_)) => return Err(HttpError::InvalidJson("the body ended early".to_owned())),

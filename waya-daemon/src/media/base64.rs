@@ -27,7 +27,7 @@ pub(super) fn decode(text: &str, mut writer: Writer) -> Result<(Writer, Option<S
     let mut decoded = Vec::with_capacity(PIECE / 4 * 3 + 3);
     for (number, piece) in text.chunks(PIECE).enumerate() {
         decoded.clear();
-        engine.decode_vec(piece, &mut decoded).map_err(|error| problem(error, number * PIECE))?;
+        engine.decode_vec(piece, &mut decoded).map_err(|error| problem(&error, number * PIECE))?;
         // Padding is allowed at the end only; in the middle it would make the file shorter without a word.
         let is_last = (number + 1) * PIECE >= text.len();
         if !is_last && decoded.len() != PIECE / 4 * 3 {
@@ -38,11 +38,11 @@ pub(super) fn decode(text: &str, mut writer: Writer) -> Result<(Writer, Option<S
     Ok((writer, told))
 }
 
-fn problem(error: base64::DecodeError, offset: usize) -> MediaError {
+fn problem(error: &base64::DecodeError, offset: usize) -> MediaError {
     use base64::DecodeError as E;
     MediaError::NotBase64(match error {
         E::InvalidByte(at, byte) => {
-            format!("{:?} at position {} does not belong there", char::from(byte), offset + at)
+            format!("{:?} at position {} does not belong there", char::from(*byte), offset + at)
         }
         E::InvalidLength(_) | E::InvalidLastSymbol(..) => "it is cut off".to_owned(),
         E::InvalidPadding => "its padding is wrong".to_owned(),

@@ -63,7 +63,7 @@ mod tests {
         file.extend([0; 22]);
         file.extend(b"OpusHead\x01\x01");
         file.extend(skip.to_le_bytes());
-        file.extend([0; 90_000]);
+        file.resize(90_000, 0);
         file.extend(b"OggS\0\x04");
         file.extend(position.to_le_bytes());
         file.extend([0; 300]);

@@ -16,6 +16,7 @@ mod kind;
 mod limits;
 mod pdf;
 mod picture;
+mod previews;
 mod remote;
 mod sniff;
 mod sweep;
@@ -33,6 +34,7 @@ use crate::net::{FetchError, Fetcher};
 
 pub use files::{Stored, Writer};
 pub use limits::Limits;
+pub use previews::Shown;
 
 /// A file cannot be taken, or not be made ready. The words follow the name of the field that named it.
 #[derive(Debug, thiserror::Error)]
@@ -105,16 +107,31 @@ struct Inner {
     uploads: uploads::Uploads,
     limits: watch::Receiver<Limits>,
     fetcher: Fetcher,
+    previews: previews::Previews,
+    with_previews: watch::Receiver<bool>,
 }
 
 impl Media {
-    /// Makes the folder if need be, and drops what a crash left half-written.
+    /// Makes the folder if need be, and drops what a crash left half-written. `with_previews`: whether links get one.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub fn open(dir: &Path, limits: watch::Receiver<Limits>, fetcher: Fetcher) -> io::Result<Self> {
+    pub fn open(
+        dir: &Path,
+        limits: watch::Receiver<Limits>,
+        fetcher: Fetcher,
+        with_previews: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
         let files = files::Files::open(dir)?;
-        Ok(Self(Arc::new(Inner { files, uploads: uploads::Uploads::new(dir), limits, fetcher })))
+        let uploads = uploads::Uploads::new(dir);
+        Ok(Self(Arc::new(Inner {
+            files,
+            uploads,
+            limits,
+            fetcher,
+            previews: previews::Previews::default(),
+            with_previews,
+        })))
     }
 
     /// The limits as they are now.

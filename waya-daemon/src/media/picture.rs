@@ -7,7 +7,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
-use image::{DynamicImage, ImageDecoder as _, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
 use crate::model::MediaKind;
 
@@ -36,7 +36,17 @@ pub(super) fn thumbnail_of(path: &Path, kind: MediaKind) -> Option<Vec<u8>> {
     if kind != MediaKind::Image {
         return None;
     }
-    let mut decoder = reader(path)?.into_decoder().ok()?;
+    small(reader(path)?.into_decoder().ok()?)
+}
+
+/// The same of a picture in memory. Blocks.
+pub(super) fn thumbnail(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().ok()?;
+    reader.limits(limits());
+    small(reader.into_decoder().ok()?)
+}
+
+fn small(mut decoder: impl ImageDecoder) -> Option<Vec<u8>> {
     let orientation = decoder.orientation().ok();
     let mut picture = DynamicImage::from_decoder(decoder).ok()?.thumbnail(SIDE, SIDE);
     if let Some(orientation) = orientation {
@@ -51,11 +61,15 @@ pub(super) fn thumbnail_of(path: &Path, kind: MediaKind) -> Option<Vec<u8>> {
 
 fn reader(path: &Path) -> Option<ImageReader<BufReader<File>>> {
     let mut reader = ImageReader::open(path).ok()?.with_guessed_format().ok()?;
+    reader.limits(limits());
+    Some(reader)
+}
+
+fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MEMORY);
     (limits.max_image_width, limits.max_image_height) = (Some(LONGEST_SIDE), Some(LONGEST_SIDE));
-    reader.limits(limits);
-    Some(reader)
+    limits
 }
 
 fn on_white(picture: &DynamicImage) -> image::RgbImage {

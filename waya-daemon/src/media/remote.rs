@@ -1,5 +1,6 @@
 //! Files that are named by an address: fetched through the guard, straight into a file.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -78,7 +79,7 @@ fn disposition_name(header: &str) -> Option<String> {
     };
     let extended = field("filename*").and_then(|value| {
         let (_, encoded) = value.split_once("''")?;
-        percent_decode_str(encoded).decode_utf8().ok().map(|name| name.into_owned())
+        percent_decode_str(encoded).decode_utf8().ok().map(Cow::into_owned)
     });
     extended.or_else(|| field("filename")).filter(|name| !name.is_empty())
 }
@@ -86,7 +87,7 @@ fn disposition_name(header: &str) -> Option<String> {
 /// The last part of a path, when it looks like a file's name.
 fn path_name(path: &str) -> Option<String> {
     let last = path.rsplit('/').next().filter(|last| last.contains('.'))?;
-    percent_decode_str(last).decode_utf8().ok().map(|name| name.into_owned())
+    percent_decode_str(last).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::*;
 
 fn media(limits: Limits) -> (Media, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (Media::open(&dir.path().join("media"), watch::channel(limits).1, fetcher()).unwrap(), dir)
+    (Media::open(&dir.path().join("media"), watch::channel(limits).1, fetcher(), watch::channel(false).1).unwrap(), dir)
 }
 
 fn fetcher() -> Fetcher {
@@ -49,7 +49,7 @@ async fn each_kind_has_its_limit() {
     assert!(matches!(error, MediaError::TooLarge { limit: 2_000, .. }), "{error}");
     assert!(matches!(small(b"").await, Err(MediaError::Empty)));
     let left = std::fs::read_dir(dir.path().join("media")).unwrap();
-    assert!(left.into_iter().all(|file| !file.unwrap().file_name().to_str().unwrap().ends_with(".new")));
+    assert!(left.into_iter().all(|file| file.unwrap().path().extension().is_none()), "nothing half-written");
 }
 
 #[tokio::test]
@@ -66,7 +66,9 @@ async fn a_crash_leaves_nothing_half_written() {
     let copy = dir.path().join("media/7.new");
     std::fs::copy(writer.path(), &copy).unwrap();
     drop(writer);
-    let reopened = Media::open(&dir.path().join("media"), watch::channel(Limits::default()).1, fetcher()).unwrap();
+    let reopened =
+        Media::open(&dir.path().join("media"), watch::channel(Limits::default()).1, fetcher(), watch::channel(false).1)
+            .unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("media")).unwrap().count(), 0);
     drop(reopened);
 }

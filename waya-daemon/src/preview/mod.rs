@@ -70,6 +70,12 @@ enum NoPreview {
     NoPicture,
 }
 
+/// The first link of a text, as it is written.
+#[must_use]
+pub fn first_link(text: &str) -> Option<&str> {
+    link::first(text).map(|link| link.written)
+}
+
 /// Makes the preview for a text, in five seconds or not at all.
 pub async fn preview(fetcher: &Fetcher, text: &str) -> Option<Preview> {
     preview_within(fetcher, text, WITHIN).await

@@ -16,7 +16,7 @@ use super::policy::Attempt;
 use super::worker::Input;
 use crate::media::Media;
 use crate::model::{Change, Message, MessageId, Status};
-use crate::session::{Outgoing, SendError, WhatsApp};
+use crate::session::{SendError, WhatsApp};
 use crate::store::{Changed, Contact};
 
 /// How long it is believed that a number is, or is not, on WhatsApp.
@@ -67,9 +67,7 @@ impl Courier {
 
     async fn deliver(&self, message: Message, ask_again: bool) -> Result<(), Attempt> {
         within_patience(self.check_number(&message, ask_again)).await?;
-        let uploaded = luggage::ready(&self.media, &*self.session, &message.content.body).await?;
-        let Message { whatsapp_id, chat, text, content, .. } = message;
-        let outgoing = Outgoing { whatsapp_id, chat, text, content, uploaded, preview: None };
+        let outgoing = luggage::pack(&self.media, &*self.session, message).await?;
         within_patience(async { self.session.send(outgoing).await.map_err(attempt) }).await
     }
 

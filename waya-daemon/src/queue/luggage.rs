@@ -1,22 +1,49 @@
-//! What a message takes along: its file on WhatsApp's servers, or the message it passes on.
+//! What a message takes along: its file on WhatsApp's servers, the message it passes on, or what its link shows.
 
 use super::courier::attempt;
 use super::policy::Attempt;
-use crate::media::Media;
-use crate::model::{Attachment, Body, MediaHash};
-use crate::session::{Upload, Uploaded, WhatsApp};
+use crate::media::{Media, MediaError};
+use crate::model::{Attachment, Body, MediaHash, Message};
+use crate::session::{LinkPreview, Outgoing, Upload, Uploaded, WhatsApp};
 
 /// What a user reads when a file was kept for too short a time.
 const GONE: &str = "its file is not kept any more (media.keep_days); send it anew";
 
-/// Has a message's file uploaded, unless it was; nothing for a message without one.
-pub(super) async fn ready(media: &Media, session: &dyn WhatsApp, body: &Body) -> Result<Option<Uploaded>, Attempt> {
-    match body {
-        Body::Media(attachment) => upload(media, session, attachment).await.map(Some),
-        Body::Remote(_) => Err(Attempt::Permanent("its file was not fetched".to_owned())),
-        Body::Forward(forward) => read(media, forward.hash).await.map(Some),
-        _ => Ok(None),
+/// Has all that a message needs ready.
+pub(super) async fn pack(media: &Media, session: &dyn WhatsApp, message: Message) -> Result<Outgoing, Attempt> {
+    let Message { whatsapp_id, chat, text, mut content, .. } = message;
+    if let Body::Remote(remote) = &content.body {
+        let fetched = media.take_url(&remote.url, remote.hints.clone()).await;
+        content.body = Body::Media(fetched.map_err(|problem| unfetched(&problem))?);
     }
+    let uploaded = match &content.body {
+        Body::Media(attachment) => Some(upload(media, session, attachment).await?),
+        Body::Forward(forward) => Some(read(media, forward.hash).await?),
+        _ => None,
+    };
+    let preview = match &content.body {
+        Body::Text if content.preview => media.preview(&text).await,
+        _ => None,
+    };
+    let preview = preview.map(|shown| LinkPreview {
+        url: shown.url.clone(),
+        title: shown.title.clone(),
+        description: shown.description.clone(),
+        thumbnail: shown.thumbnail.clone(),
+    });
+    Ok(Outgoing { whatsapp_id, chat, text, content, uploaded, preview })
+}
+
+/// What the network did may be otherwise the next time.
+fn unfetched(problem: &MediaError) -> Attempt {
+    let is_passing = match problem {
+        MediaError::Fetch(error) => error.is_passing(),
+        MediaError::Status(status) => *status >= 500 || *status == 429,
+        MediaError::Io(_) => true,
+        _ => false,
+    };
+    let reason = format!("its file {problem}");
+    if is_passing { Attempt::Transient(reason) } else { Attempt::Permanent(reason) }
 }
 
 async fn upload(media: &Media, session: &dyn WhatsApp, attachment: &Attachment) -> Result<Uploaded, Attempt> {

@@ -133,6 +133,13 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "queue.previews",
+        default: "true",
+        description: "fetch a preview of the first link in a text; in a sandbox only when network.allow_hosts names a host",
+        expected: "true or false",
+        apply: |snapshot, text| parse::boolean(text).map(|value| snapshot.previews = value),
+    },
+    Key {
         name: "media.max_size",
         default: "16MiB",
         description: "the largest picture, video or sound that is sent as such",

@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub keep_age: Duration,
     /// … and the newest so many.
     pub keep_newest: usize,
+    /// Links in texts get a preview.
+    pub previews: bool,
     /// The largest picture, video or sound, in bytes.
     pub max_media: u64,
     /// The largest document, in bytes.
@@ -60,6 +62,7 @@ impl Default for Snapshot {
             ack_timeout: Duration::from_secs(20),
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
+            previews: true,
             max_media: 16 << 20,
             max_document: 100 << 20,
             max_download: 100 << 20,

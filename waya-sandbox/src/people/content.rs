@@ -24,6 +24,18 @@ pub struct Content {
     pub media: Option<Media>,
     /// The id of the message this one answers, reacts to, edits or revokes.
     pub quoted: Option<String>,
+    /// What a link in the text shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
+}
+
+/// What a link shows, as its sender describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The link, as it stands in the text.
+    pub url: String,
+    /// The page's title.
+    pub title: String,
 }
 
 /// An attached file, as its sender describes it.
@@ -51,7 +63,8 @@ fn spoken(base: &wa::Message) -> Option<Content> {
     if let Some(text) = base.text_content() {
         let context = base.extended_text_message.as_option().map(|text| &text.context_info);
         let quoted = context.and_then(quoted);
-        return Some(Content { quoted, ..plain("text", Some(text)) });
+        let preview = base.extended_text_message.as_option().and_then(preview);
+        return Some(Content { quoted, preview, ..plain("text", Some(text)) });
     }
     if let Some(reaction) = base.reaction_message.as_option() {
         let quoted = key(&reaction.key);
@@ -73,6 +86,10 @@ fn spoken(base: &wa::Message) -> Option<Content> {
     }
     let vote = base.poll_update_message.as_option()?;
     Some(Content { quoted: key(&vote.poll_creation_message_key), ..plain("vote", None) })
+}
+
+fn preview(text: &wa::message::ExtendedTextMessage) -> Option<Preview> {
+    Some(Preview { url: text.matched_text.clone()?, title: text.title.clone()? })
 }
 
 /// Messages with a file. Empty captions count as none.

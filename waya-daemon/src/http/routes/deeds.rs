@@ -14,7 +14,8 @@ use crate::http::body::{path_error, read_json};
 use crate::http::error::HttpError;
 use crate::model::Source;
 
-type Answer = Result<(StatusCode, Json<SendAnswer>), HttpError>;
+type Accepted = (StatusCode, Json<SendAnswer>);
+type Answer = Result<Accepted, HttpError>;
 
 #[derive(Deserialize)]
 #[serde(expecting = "a JSON object with message")]
@@ -43,13 +44,13 @@ pub(in crate::http) async fn edit(
 ) -> Answer {
     let Path(id) = path.map_err(path_error)?;
     let EditBody { message } = body(&door, request).await?;
-    accepted(door.api.edit(&id, message, Source::Api).await?)
+    Ok(accepted(door.api.edit(&id, message, Source::Api).await?))
 }
 
 /// `DELETE /api/messages/:id`: takes a message back for everybody.
 pub(in crate::http) async fn revoke(State(door): State<Door>, path: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = path.map_err(path_error)?;
-    accepted(door.api.revoke(&id, Source::Api).await?)
+    Ok(accepted(door.api.revoke(&id, Source::Api).await?))
 }
 
 /// `PUT /api/messages/:id/reaction`: an emoji under a message.
@@ -60,13 +61,13 @@ pub(in crate::http) async fn react(
 ) -> Answer {
     let Path(id) = path.map_err(path_error)?;
     let ReactBody { emoji } = body(&door, request).await?;
-    accepted(door.api.react(&id, emoji, Source::Api).await?)
+    Ok(accepted(door.api.react(&id, emoji, Source::Api).await?))
 }
 
 /// `DELETE /api/messages/:id/reaction`: takes the emoji back.
 pub(in crate::http) async fn take_back(State(door): State<Door>, path: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = path.map_err(path_error)?;
-    accepted(door.api.react(&id, String::new(), Source::Api).await?)
+    Ok(accepted(door.api.react(&id, String::new(), Source::Api).await?))
 }
 
 /// `POST /api/messages/:id/forward`: passes a message on.
@@ -84,19 +85,21 @@ pub(in crate::http) async fn forward(
         }
         _ => return Err(ApiError::field_error("recipients", "give exactly one of number and recipients").into()),
     };
-    accepted(door.api.forward(&id, recipients, Source::Api).await?)
+    Ok(accepted(door.api.forward(&id, recipients, Source::Api).await?))
 }
 
-fn accepted(answer: SendAnswer) -> Answer {
-    Ok((StatusCode::ACCEPTED, Json(answer)))
+fn accepted(answer: SendAnswer) -> Accepted {
+    (StatusCode::ACCEPTED, Json(answer))
 }
 
 async fn body<T: for<'de> Deserialize<'de>>(door: &Door, request: Request) -> Result<T, HttpError> {
     let (head, body) = request.into_parts();
     let bytes = read_json(&head.headers, body, &door.options).await?;
-    serde_json::from_slice(&bytes).map_err(|error| match error.is_data() {
-        true => ApiError::field_error("body", error.to_string()).into(),
-        false => HttpError::InvalidJson(format!("the body is broken JSON: {error}")),
+    serde_json::from_slice(&bytes).map_err(|error| {
+        if error.is_data() {
+            return ApiError::field_error("body", error.to_string()).into();
+        }
+        HttpError::InvalidJson(format!("the body is broken JSON: {error}"))
     })
 }
 

@@ -74,7 +74,7 @@ impl Form {
             "document_only" | "as_document" => self.hints.document = flag(&name, &text)?,
             "filename" => self.hints.filename = Some(text),
             "mimetype" => self.hints.mimetype = Some(text),
-            name if LISTS.contains(&name) => self.add(name, text)?,
+            name if LISTS.contains(&name) => self.add(name, &text)?,
             name if OBJECTS.contains(&name) => self.set(name, json_of(name, &text)?),
             name if FLAGS.contains(&name) => {
                 let flag = flag(name, &text)?;
@@ -91,8 +91,8 @@ impl Form {
         self.fields.insert(name.to_owned(), value);
     }
 
-    fn add(&mut self, name: &str, text: String) -> Result<(), HttpError> {
-        let more = if text.trim_start().starts_with('[') { json_of(name, &text)? } else { json!([text]) };
+    fn add(&mut self, name: &str, text: &str) -> Result<(), HttpError> {
+        let more = if text.trim_start().starts_with('[') { json_of(name, text)? } else { json!([text]) };
         let list = self.fields.entry(name).or_insert_with(|| json!([]));
         if let (Value::Array(list), Value::Array(more)) = (list, more) {
             list.extend(more);

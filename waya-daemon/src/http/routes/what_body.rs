@@ -76,7 +76,7 @@ struct ReactionBody {
     emoji: String,
 }
 
-impl<'a> Parts<'a> {
+impl Parts<'_> {
     /// Whether there is nothing to send in it.
     pub(super) fn is_empty(&self) -> bool {
         self.first_field() == ""
@@ -84,16 +84,16 @@ impl<'a> Parts<'a> {
 
     /// The name of the first field that is there.
     pub(super) fn first_field(&self) -> &'static str {
-        let raw = |name, value: &Option<&RawValue>| value.is_some_and(|value| !is_nothing(value)).then_some(name);
+        let raw = |name, value: Option<&RawValue>| value.is_some_and(|value| !is_nothing(value)).then_some(name);
         let given = |name, value: &Option<Given<'_>>| value.as_ref().map(|_| name);
         given("message", &self.message)
-            .or_else(|| raw("media", &self.media))
+            .or_else(|| raw("media", self.media))
             .or_else(|| given("quoted", &self.quoted))
-            .or_else(|| raw("mentions", &self.mentions))
-            .or_else(|| raw("location", &self.location))
-            .or_else(|| raw("contact", &self.contact))
-            .or_else(|| raw("poll", &self.poll))
-            .or_else(|| raw("reaction", &self.reaction))
+            .or_else(|| raw("mentions", self.mentions))
+            .or_else(|| raw("location", self.location))
+            .or_else(|| raw("contact", self.contact))
+            .or_else(|| raw("poll", self.poll))
+            .or_else(|| raw("reaction", self.reaction))
             .or_else(|| given("preview", &self.preview))
             .unwrap_or_default()
     }
