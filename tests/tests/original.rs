@@ -151,7 +151,8 @@ fn words(code: &str) -> Option<String> {
     rest.trim_start()[1..].split(quote).next().map(str::to_owned)
 }
 
-#[tokio::test]
+// The photo is served while the examples run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_of_the_documentation_does_what_it_says() -> Result<()> {
     if !has_node() {
         eprintln!("skipped: there is no Node here");
