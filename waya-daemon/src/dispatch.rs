@@ -97,7 +97,7 @@ fn pair(queue: &Queue, person: &Person) {
 }
 
 fn contact(Person { phone, lid, push_name }: Person) -> Contact {
-    Contact { phone, lid, push_name, registered: None }
+    Contact { phone, lid, push_name, ..Contact::default() }
 }
 
 async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store, queue: &Queue) {
