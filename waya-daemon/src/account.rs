@@ -96,6 +96,8 @@ impl Account {
         };
         let queue = Queue::start(parts, &tasks, stop.clone()).await?;
         queue_is.send_replace(Some(queue.clone()));
+        let (old_writers, stopped) = (dispatch::learn_old_writers(store.clone()), stop.clone());
+        tasks.spawn(async move { stopped.run_until_cancelled(old_writers).await });
         // It does not stop with the queue: how the session ended is still to be told.
         let last_call = CancellationToken::new();
         let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());

@@ -6,6 +6,7 @@
 //! waiting.
 
 mod words;
+mod writers;
 
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ use crate::store::{Contact, Journal, Store, StoreError};
 const AT_ONCE: usize = 256;
 /// So many rows of a history are written in one transaction.
 const ROWS_AT_ONCE: usize = 500;
+
+pub use writers::learn as learn_old_writers;
 
 /// The journal, as the session's inbox. What a message says to the queue (who is no stranger any more, who wants to hear
 /// no more) is on disk before it is acknowledged too, so nothing comes in before there is a queue.

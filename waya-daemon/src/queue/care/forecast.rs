@@ -75,9 +75,9 @@ impl Forecast {
         while low < high {
             let middle = u64::midpoint(low, high);
             if self.at(ahead.saturating_add(middle)).is_some_and(|at| at < end) {
-                low = middle + 1
+                low = middle + 1;
             } else {
-                high = middle
+                high = middle;
             }
         }
         low

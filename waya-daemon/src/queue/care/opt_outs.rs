@@ -80,10 +80,11 @@ impl OptOuts {
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         let mut words = HashMap::new();
         for (chat, word) in store.values.all(NAMESPACE).await? {
-            match (chat.parse::<ChatId>(), serde_json::from_slice(&word)) {
-                (Ok(chat), Ok(word)) => drop(words.insert(chat, word)),
+            if let (Ok(chat), Ok(word)) = (chat.parse::<ChatId>(), serde_json::from_slice(&word)) {
+                words.insert(chat, word);
+            } else {
                 // Without the address: it is somebody's number.
-                _ => tracing::warn!("an entry of the do-not-send list cannot be read; it is left out"),
+                tracing::warn!("an entry of the do-not-send list cannot be read; it is left out");
             }
         }
         Ok(Self(Arc::new(Inner { store, words: RwLock::new(words), writing: tokio::sync::Mutex::default() })))
