@@ -5,10 +5,10 @@ use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 use waya_proto::v1::queue_service_server::QueueService;
 use waya_proto::v1::{
-    self, CancelRequest, CancelResponse, ClearRequest, ClearResponse, EditRequest, ForwardRequest, GetMessageRequest, GetMessageResponse,
-    ListResponse, MediaRequest, MediaResponse, PauseRequest, PauseResponse, ReactRequest, ResumeRequest,
-    ResumeResponse, RetryRequest, RetryResponse, RevokeRequest, SendResponse, UploadResponse, WatchRequest,
-    WatchResponse,
+    self, CancelRequest, CancelResponse, ClearRequest, ClearResponse, EditRequest, ForwardRequest, GetMessageRequest,
+    GetMessageResponse, ListResponse, MediaRequest, MediaResponse, PauseRequest, PauseResponse, ReactRequest,
+    ResumeRequest, ResumeResponse, RetryRequest, RetryResponse, RevokeRequest, SendResponse, UploadResponse,
+    WatchRequest, WatchResponse,
 };
 
 use super::error::{stopping, unknown_value};
