@@ -55,7 +55,10 @@ fn examples() -> Vec<Example> {
         };
         imports = line.starts_with("import ");
         // What is neither code nor its continuation is prose.
-        let ends = line.starts_with("\"number\" for") || line.starts_with("GET ") || line.starts_with("// Same") || line == "{";
+        let ends = line.starts_with("\"number\" for")
+            || line.starts_with("GET ")
+            || line.starts_with("// Same")
+            || line == "{";
         if let Some(language) = language {
             found.push(Example { language, code: String::new() });
             open = true;
@@ -79,7 +82,8 @@ async fn photo_server() -> Result<(String, tokio::task::JoinHandle<()>)> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.read(&mut [0; 4096]).await;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n", picture.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: image/png\r\ncontent-length: {}\r\n\r\n", picture.len());
             let _ = stream.write_all(&[head.as_bytes(), &picture].concat()).await;
         }
     });
@@ -98,7 +102,8 @@ impl Bench {
         std::fs::write(folder.path().join("document.pdf"), PDF)?;
         std::fs::write(folder.path().join("dart.cjs"), DART)?;
         let npm = ["install", "axios@1", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
-        let with_axios = Command::new("npm").args(npm).current_dir(folder.path()).status().is_ok_and(|status| status.success());
+        let with_axios =
+            Command::new("npm").args(npm).current_dir(folder.path()).status().is_ok_and(|status| status.success());
         if !with_axios {
             eprintln!("skipped: the examples with axios, since npm could not get it");
         }
@@ -146,7 +151,10 @@ fn named(code: &str, groups: &BTreeMap<&'static str, String>) -> Vec<(String, &'
 
 /// The words of an example: what stands behind `message`.
 fn words(code: &str) -> Option<String> {
-    let (_, rest) = code.split_once("message\":").or_else(|| code.split_once("message:")).or_else(|| code.split_once("'message':"))?;
+    let (_, rest) = code
+        .split_once("message\":")
+        .or_else(|| code.split_once("message:"))
+        .or_else(|| code.split_once("'message':"))?;
     let quote = rest.trim_start().chars().next()?;
     rest.trim_start()[1..].split(quote).next().map(str::to_owned)
 }
@@ -225,7 +233,12 @@ async fn check(
         let before = seen[who];
         let inbox = until("everything arrived", || async {
             let inbox = world.inbox(who).await?;
-            ensure!(inbox.len() >= before + expected.len(), "{who} has {} of {}: {example:?}", inbox.len(), before + expected.len());
+            ensure!(
+                inbox.len() >= before + expected.len(),
+                "{who} has {} of {}: {example:?}",
+                inbox.len(),
+                before + expected.len()
+            );
             Ok(inbox)
         })
         .await?;
@@ -243,10 +256,18 @@ async fn check(
 async fn check_content(world: &World, who: &str, example: &Example, message: &Value) -> Result<()> {
     let words = words(&example.code);
     if example.code.contains("photo.jpg") {
-        assert_eq!((message["kind"].as_str(), message["caption"].as_str()), (Some("image"), words.as_deref()), "{message}");
+        assert_eq!(
+            (message["kind"].as_str(), message["caption"].as_str()),
+            (Some("image"), words.as_deref()),
+            "{message}"
+        );
         assert_eq!(world.received_file(who, message).await?, STANDARD.decode(PNG)?);
     } else if example.code.contains("document.pdf") {
-        assert_eq!((message["kind"].as_str(), message["caption"].as_str()), (Some("document"), words.as_deref()), "{message}");
+        assert_eq!(
+            (message["kind"].as_str(), message["caption"].as_str()),
+            (Some("document"), words.as_deref()),
+            "{message}"
+        );
         assert_eq!(message["media"]["filename"], "document.pdf");
         assert_eq!(world.received_file(who, message).await?, PDF);
     } else {

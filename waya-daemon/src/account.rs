@@ -74,7 +74,8 @@ impl Account {
         let fetcher = Fetcher::new(policy, config.network_proxy.clone());
 
         let (told, events) = mpsc::unbounded_channel();
-        let inbox = Arc::new(JournalInbox(Arc::clone(&store.journal)));
+        let (queue_is, there_is) = watch::channel(None);
+        let inbox = Arc::new(JournalInbox::new(Arc::clone(&store.journal), settings.watch(), there_is));
         let session = SessionConfig {
             presence_online: Some(part(&settings, &tasks, stop.clone(), |settings| settings.presence_online)),
             ..session_config(config, seams, dir)
@@ -99,6 +100,9 @@ impl Account {
             bus: bus.clone(),
         };
         let queue = Queue::start(parts, &tasks, stop.clone()).await?;
+        queue_is.send_replace(Some(queue.clone()));
+        let (old_writers, stopped) = (dispatch::learn_old_writers(store.clone()), stop.clone());
+        tasks.spawn(async move { stopped.run_until_cancelled(old_writers).await });
         // It does not stop with the queue: how the session ended is still to be told.
         let last_call = CancellationToken::new();
         let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());

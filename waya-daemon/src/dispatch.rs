@@ -2,13 +2,16 @@
 //!
 //! Incoming messages go to the journal and are on disk when the session is told so; acks and receipts go to the queue,
 //! link states to the views and the journal, what was learnt of people and chats to the address book and the chat list.
-//! It decides nothing. What is to be written goes through a line of its own, so that a slow store never keeps an ack
+//! It decides nothing; what a person's word to be left alone is, `words` says. What is to be written goes through a line of its own, so that a slow store never keeps an ack
 //! waiting.
+
+mod words;
+mod writers;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusEvent};
@@ -16,6 +19,7 @@ use crate::clock::Clock;
 use crate::model::{EventBody, Incoming, LinkState, Timestamp};
 use crate::queue::Queue;
 use crate::session::{History, Inbox, Person, WaEvent};
+use crate::settings::Snapshot;
 use crate::store::{Contact, Journal, Store, StoreError};
 
 /// So many events are taken at once, so that what belongs together costs one commit.
@@ -23,14 +27,38 @@ const AT_ONCE: usize = 256;
 /// So many rows of a history are written in one transaction.
 const ROWS_AT_ONCE: usize = 500;
 
-/// The journal, as the session's inbox.
+pub use writers::learn as learn_old_writers;
+
+/// The journal, as the session's inbox. What a message says to the queue (who is no stranger any more, who wants to hear
+/// no more) is on disk before it is acknowledged too, so nothing comes in before there is a queue.
 #[derive(Debug)]
-pub struct JournalInbox(pub Arc<dyn Journal>);
+pub struct JournalInbox {
+    journal: Arc<dyn Journal>,
+    settings: watch::Receiver<Snapshot>,
+    queue: watch::Receiver<Option<Queue>>,
+}
+
+impl JournalInbox {
+    /// Takes messages in once there is a queue.
+    #[must_use]
+    pub fn new(
+        journal: Arc<dyn Journal>,
+        settings: watch::Receiver<Snapshot>,
+        queue: watch::Receiver<Option<Queue>>,
+    ) -> Self {
+        Self { journal, settings, queue }
+    }
+}
 
 #[async_trait]
 impl Inbox for JournalInbox {
     async fn commit(&self, batch: Vec<Incoming>) -> anyhow::Result<()> {
-        self.0.record_incoming(batch).await?;
+        let queue = self.queue.clone().wait_for(Option::is_some).await?.clone();
+        let words = words::said(&batch, &self.settings.borrow());
+        let new = self.journal.record_incoming(batch).await?;
+        if let Some(queue) = queue {
+            words::heed(words, &new, &queue).await?;
+        }
         Ok(())
     }
 }
@@ -77,7 +105,10 @@ pub async fn run(
                     note(Note::Person(contact(person)));
                 }
                 WaEvent::History(history) => note(Note::History(history)),
-                WaEvent::Forgotten => note(Note::Forgotten),
+                WaEvent::Forgotten => {
+                    queue.on_account_gone();
+                    note(Note::Forgotten);
+                }
                 WaEvent::Link(state) => {
                     tracing::info!(state = state.name(), "link");
                     note(Note::Link(state.clone(), clock.now()));
@@ -97,7 +128,7 @@ fn pair(queue: &Queue, person: &Person) {
 }
 
 fn contact(Person { phone, lid, push_name }: Person) -> Contact {
-    Contact { phone, lid, push_name, registered: None }
+    Contact { phone, lid, push_name, ..Contact::default() }
 }
 
 async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store, queue: &Queue) {

@@ -18,7 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What `network.*` may say is read by those who hold to it.
     ("settings", &["model", "net", "store"]),
     ("queue", &["model", "clock", "bus", "store", "media", "session", "settings"]),
-    ("dispatch", &["model", "clock", "bus", "store", "queue", "session"]),
+    // The settings say which words it listens for.
+    ("dispatch", &["model", "clock", "bus", "store", "queue", "session", "settings"]),
     ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings"]),
     ("http", &["api", "model"]),
     ("grpc", &["api", "model"]),

@@ -1,16 +1,15 @@
 //! `waya logout`.
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use clap::Args;
 use waya_proto::v1::LogoutRequest;
 use waya_proto::v1::session_service_client::SessionServiceClient;
 
-use super::{Context, call};
+use super::{Context, call, confirm};
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
 
+const QUESTION: &str = "Unlink the WhatsApp account and delete its session? Queued messages stay.";
 /// What only the user can finish.
 const STILL_LISTED: &str = "WhatsApp did not confirm it, so this device is still listed on the phone; remove it there \
                             under Linked devices";
@@ -24,7 +23,7 @@ pub struct LogoutArgs {
 }
 
 pub async fn run(args: &LogoutArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    if !args.yes && !confirmed()? {
+    if !args.yes && !confirm::asked(QUESTION, "logging out")? {
         return Err(CliError::plain(ExitCode::Unexpected, "nothing was done"));
     }
     let mut daemon = SessionServiceClient::new(context.daemon().await?);
@@ -38,16 +37,4 @@ pub async fn run(args: &LogoutArgs, context: &mut Context) -> Result<ExitCode, C
         context.output.line(STILL_LISTED)?;
     }
     Ok(ExitCode::Done)
-}
-
-fn confirmed() -> Result<bool, CliError> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::usage("logging out needs a confirmation", "give --yes where nobody can be asked"));
-    }
-    let mut stderr = io::stderr().lock();
-    write!(stderr, "Unlink the WhatsApp account and delete its session? Queued messages stay. [y/N] ")?;
-    stderr.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes" | "ya"))
 }

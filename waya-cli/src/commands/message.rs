@@ -102,6 +102,12 @@ pub fn show(message: &Message, output: &mut Output) -> io::Result<()> {
         let until = hold.until.map_or_else(String::new, |at| format!(", until {}", output.time(at)));
         pairs.push(("held", format!("{}{until}", hold.reason).into()));
     }
+    if message.position > 0 {
+        pairs.push(("position", message.position.to_string().into()));
+    }
+    if let Some(at) = message.estimated_at {
+        pairs.push(("leaves at", format!("about {}", output.time(at)).into()));
+    }
     for (name, at) in [
         ("accepted", Some(message.created_at)),
         ("sent", message.sent_at),
@@ -119,7 +125,7 @@ pub fn show(message: &Message, output: &mut Output) -> io::Result<()> {
 /// Messages, one a row.
 pub fn table(messages: &[Message], output: &mut Output) -> io::Result<()> {
     let rows: Vec<Vec<Cell>> = messages.iter().map(|message| row(message, output)).collect();
-    output.table(&["ID", "TO", "STATUS", "ACCEPTED", "TEXT"], &rows)
+    output.table(&["ID", "TO", "STATUS", "WAITS FOR", "LEAVES", "ACCEPTED", "TEXT"], &rows)
 }
 
 fn row(message: &Message, output: &Output) -> Vec<Cell> {
@@ -127,9 +133,21 @@ fn row(message: &Message, output: &Output) -> Vec<Cell> {
         (&message.id).into(),
         (&message.number).into(),
         Cell::coloured(far(message), colour(message.status())),
+        waits_for(message).into(),
+        message.estimated_at.map_or_else(String::new, |at| output.time(at)).into(),
         output.time(message.created_at).into(),
         beginning(&message.message).into(),
     ]
+}
+
+/// Why it waits, and its place in line.
+fn waits_for(message: &Message) -> String {
+    let reason = message.hold.as_ref().map_or("", |hold| hold.reason.as_str());
+    match message.position {
+        0 => reason.to_owned(),
+        position if reason.is_empty() => format!("#{position}"),
+        position => format!("{reason} #{position}"),
+    }
 }
 
 /// One line about a message that changed.
@@ -206,13 +224,19 @@ mod tests {
         let (mut output, written) = testing::output(false);
         let messages = [
             message(Status::Sent, Ack::Device),
-            Message { message: "x".repeat(70), ..message(Status::Pending, Ack::None) },
+            Message {
+                message: "x".repeat(70),
+                hold: Some(Hold { reason: "cap".to_owned(), until: None }),
+                position: 7,
+                estimated_at: Some(1_700_000_060_000),
+                ..message(Status::Pending, Ack::None)
+            },
         ];
         table(&messages, &mut output).unwrap();
         insta::assert_snapshot!(written.text(), @r"
-        ID    TO             STATUS     ACCEPTED             TEXT
-        0192  6281200000002  delivered  2023-11-14 22:13:20  Halo⏎Budi
-        0192  6281200000002  pending    2023-11-14 22:13:20  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
+        ID    TO             STATUS     WAITS FOR  LEAVES               ACCEPTED             TEXT
+        0192  6281200000002  delivered                                  2023-11-14 22:13:20  Halo⏎Budi
+        0192  6281200000002  pending    cap #7     2023-11-14 22:14:20  2023-11-14 22:13:20  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…
         ");
     }
 

@@ -1,6 +1,7 @@
 //! One file a noun: its arguments, its call, and how its answer looks to people.
 
 mod completions;
+mod confirm;
 mod deeds;
 mod events;
 mod files;
@@ -8,6 +9,7 @@ mod login;
 mod logout;
 mod media;
 mod message;
+mod opt_outs;
 mod passkey;
 mod queue;
 mod sandbox;
@@ -48,6 +50,9 @@ pub enum Command {
     /// Look at and steer the outgoing queue
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// See and mend the list of those who want no more messages
+    #[command(subcommand)]
+    OptOuts(opt_outs::OptOutsCommand),
     /// Show incoming messages, status changes and link states
     Events(events::EventsArgs),
     /// Show and change what may change while the daemon runs
@@ -92,6 +97,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::Message(args) => message::run(args, context).await,
         Command::Deed(deed) => deeds::run(deed, context).await,
         Command::Queue(command) => queue::run(command, context).await,
+        Command::OptOuts(command) => opt_outs::run(command, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Settings(command) => settings::run(command, context).await,
         Command::Sandbox(command) => sandbox::run(command, context).await,

@@ -5,11 +5,12 @@ use tonic::Request;
 use tonic::transport::Channel;
 use waya_proto::v1::queue_service_client::QueueServiceClient;
 use waya_proto::v1::{
-    self, CancelRequest, ListRequest, PauseRequest, QueueSummary, ResumeRequest, RetryRequest, WatchRequest,
+    self, CancelRequest, ClearRequest, ListRequest, PauseRequest, QueueSummary, ResumeRequest, RetryRequest,
+    WatchRequest,
 };
 
 use super::message::{self, MessageArgs};
-use super::{Context, call, status};
+use super::{Context, call, confirm, status};
 use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
@@ -26,6 +27,8 @@ pub enum QueueCommand {
     Cancel(IdArgs),
     /// Try failed or cancelled messages again
     Retry(IdArgs),
+    /// Take all messages of a status back: all that are pending
+    Clear(ClearArgs),
     /// Let nothing leave until `resume`; a restart does not change that
     Pause,
     /// Let messages leave again
@@ -47,6 +50,23 @@ pub struct ListArgs {
     /// Show messages as they change, from now on
     #[arg(long, short, conflicts_with = "limit")]
     follow: bool,
+}
+
+/// What `queue clear` takes.
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// Which ones
+    #[arg(long, value_enum)]
+    status: Clearable,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Only what has not left can be taken back; what is finished is kept as `queue.keep_days` says.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Clearable {
+    Pending,
 }
 
 /// Which message.
@@ -90,12 +110,28 @@ pub async fn run(command: QueueCommand, context: &mut Context) -> Result<ExitCod
     if let QueueCommand::Show(OneArgs { id }) = command {
         return message::run(MessageArgs::new(id), context).await;
     }
+    if let QueueCommand::Clear(ClearArgs { status: Clearable::Pending, yes }) = command
+        && !yes
+        && !confirm::asked("Cancel all pending messages?", "cancelling all pending messages")?
+    {
+        return Err(CliError::plain(ExitCode::Unexpected, "nothing was done"));
+    }
     let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     match command {
         QueueCommand::List(args) if args.follow => follow(&args, daemon, context).await,
         QueueCommand::List(args) => list(args, daemon, context).await,
         QueueCommand::Cancel(IdArgs { ids }) => change(ids, Change::Cancel, daemon, context).await,
         QueueCommand::Retry(IdArgs { ids }) => change(ids, Change::Retry, daemon, context).await,
+        QueueCommand::Clear(_) => {
+            // However many there are: each is on disk before this ends.
+            let cleared = daemon.clear(Request::new(ClearRequest {})).await?.into_inner().cleared;
+            if context.output.json {
+                context.output.json(&json::queue::Cleared { cleared })?;
+            } else {
+                context.output.note(format!("{cleared} cancelled"))?;
+            }
+            Ok(ExitCode::Done)
+        }
         QueueCommand::Pause => {
             let answer = daemon.pause(call(PauseRequest {})).await?.into_inner();
             summary(answer.summary.unwrap_or_default(), "paused", context)
@@ -217,6 +253,8 @@ mod tests {
             &["waya", "queue", "list", "--status", "gone"][..],
             &["waya", "queue", "cancel"],
             &["waya", "queue", "list", "--limit", "0"],
+            &["waya", "queue", "clear"],
+            &["waya", "queue", "clear", "--status", "sent"],
         ] {
             assert_eq!(Arguments::try_parse_from(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
         }

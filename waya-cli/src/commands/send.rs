@@ -229,7 +229,23 @@ pub(super) fn show(answer: &SendResponse, dry_run: bool, output: &mut Output) ->
     if !answer.duplicates.is_empty() {
         output.note(format!("named twice and left out: {}", printable(&answer.duplicates.join(", "))))?;
     }
+    if let Some(fits) = &answer.fits {
+        output.note(fit(fits, output))?;
+    }
     Ok(())
+}
+
+/// When those of a dry run would leave.
+fn fit(fits: &v1::Fits, output: &Output) -> String {
+    let mut parts = vec![format!("{} would leave today", fits.today)];
+    if fits.later > 0 {
+        parts.push(format!("{} on later days", fits.later));
+    }
+    if fits.cold_contact > 0 {
+        parts.push(format!("{} once WhatsApp lets this account write to strangers again", fits.cold_contact));
+    }
+    let last = fits.last_leaves_at.map_or_else(String::new, |at| format!("; the last one at {}", output.time(at)));
+    format!("{}{last}", parts.join(", "))
 }
 
 #[cfg(test)]
@@ -321,10 +337,16 @@ mod tests {
     fn confirmations() {
         let accepted =
             v1::Accepted { id: "0192".to_owned(), number: "628".to_owned(), position: 3, ..v1::Accepted::default() };
-        let answer = SendResponse { messages: vec![accepted], duplicates: vec!["+628".to_owned()] };
+        let answer = SendResponse { messages: vec![accepted], duplicates: vec!["+628".to_owned()], fits: None };
         let (mut output, written) = testing::output(false);
         show(&answer, false, &mut output).unwrap();
         assert_eq!(written.text(), "queued for 628 as 0192, position 3\nnamed twice and left out: +628\n");
+        let fits = v1::Fits { today: 1, later: 2, last_leaves_at: Some(1_700_000_000_000), cold_contact: 3 };
+        assert_eq!(
+            fit(&fits, &output),
+            "1 would leave today, 2 on later days, 3 once WhatsApp lets this account write to strangers again; \
+             the last one at 2023-11-14 22:13:20"
+        );
         output.quiet = true;
         show(&answer, true, &mut output).unwrap();
         assert_eq!(written.text().lines().count(), 2);

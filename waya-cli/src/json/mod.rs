@@ -3,6 +3,7 @@
 //! One file a noun; nothing here decides or prints.
 
 pub mod events;
+pub mod opt_outs;
 pub mod queue;
 pub mod sandbox;
 pub mod session;

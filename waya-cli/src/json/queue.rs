@@ -17,6 +17,30 @@ pub struct SendAnswer {
     messages: Vec<Accepted>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fits: Option<Fits>,
+}
+
+/// When the messages of a dry run would leave.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fits {
+    today: u64,
+    later: u64,
+    last_leaves_at: Option<i64>,
+    held: HeldUp,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct HeldUp {
+    cold_contact: u64,
+}
+
+/// How many messages were taken back.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Cleared {
+    /// So many.
+    pub cleared: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +67,12 @@ impl SendAnswer {
             dry_run,
             messages,
             duplicates: answer.duplicates,
+            fits: answer.fits.map(|fits| Fits {
+                today: fits.today,
+                later: fits.later,
+                last_leaves_at: fits.last_leaves_at,
+                held: HeldUp { cold_contact: fits.cold_contact },
+            }),
         }
     }
 }
@@ -101,6 +131,8 @@ pub struct Message {
     source: String,
     attempts: u32,
     hold: Option<Hold>,
+    position: u64,
+    estimated_at: Option<i64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -128,6 +160,8 @@ impl From<v1::Message> for Message {
             source: message.source,
             attempts: message.attempts,
             hold: message.hold.map(|hold| Hold { reason: hold.reason, until: hold.until }),
+            position: message.position,
+            estimated_at: message.estimated_at,
         }
     }
 }
@@ -188,6 +222,7 @@ mod tests {
             whatsapp_id: "3EB0".to_owned(),
             source: "cli".to_owned(),
             hold: Some(v1::Hold { reason: "offline".to_owned(), until: None }),
+            position: 3,
             ..v1::Message::default()
         }
     }
@@ -202,7 +237,7 @@ mod tests {
             status: v1::Status::Pending.into(),
             position: 1,
         };
-        let answer = v1::SendResponse { messages: vec![accepted.clone()], duplicates: vec![] };
+        let answer = v1::SendResponse { messages: vec![accepted.clone()], ..v1::SendResponse::default() };
         insta::assert_json_snapshot!(SendAnswer::new(answer, false), @r#"
         {
           "success": true,
@@ -222,10 +257,15 @@ mod tests {
         }
         "#);
         let dry = v1::Accepted { id: String::new(), position: 0, ..accepted };
-        let answer = v1::SendResponse { messages: vec![dry], duplicates: vec!["+62 812".to_owned()] };
+        let answer = v1::SendResponse {
+            messages: vec![dry],
+            duplicates: vec!["+62 812".to_owned()],
+            fits: Some(v1::Fits::default()),
+        };
         let json = serde_json::to_value(SendAnswer::new(answer, true)).unwrap();
         assert_eq!((&json["id"], &json["dryRun"]), (&serde_json::Value::Null, &true.into()));
         assert_eq!(json["duplicates"][0], "+62 812");
+        assert_eq!(json["fits"].to_string(), r#"{"held":{"cold_contact":0},"lastLeavesAt":null,"later":0,"today":0}"#);
     }
 
     #[test]
@@ -251,7 +291,9 @@ mod tests {
           "hold": {
             "reason": "offline",
             "until": null
-          }
+          },
+          "position": 3,
+          "estimatedAt": null
         }
         "#);
         let shared =

@@ -2,17 +2,18 @@
 
 use super::qr;
 use super::view::{
-    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, PasskeyView, QrView,
-    SessionView, SettingView, StatusChangedView,
+    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, OptOutView, PasskeyView,
+    QrView, SessionView, SettingView, StatusChangedView,
 };
 use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, PasskeyStep, StatusChanged, Timestamp};
-use crate::queue::Hold;
+use crate::queue::{Hold, OptOut, Outlook};
 use crate::session::Link;
 use crate::settings::{Origin, Setting};
 
 impl MessageView {
-    /// The message as it stands, with why it waits.
-    pub(super) fn new(message: Message, hold: Option<HoldView>) -> Self {
+    /// The message as it stands, with why it waits and when it will leave.
+    pub(super) fn new(message: Message, outlook: Outlook) -> Self {
+        let Outlook { hold, position, estimated_at } = outlook;
         Self {
             id: message.id,
             number: message.chat.number().to_owned(),
@@ -29,10 +30,18 @@ impl MessageView {
             whatsapp_id: message.whatsapp_id.0,
             source: message.source,
             attempts: message.attempts,
-            hold,
+            hold: hold.map(Into::into),
+            position,
+            estimated_at,
             messages: Vec::new(),
             total: None,
         }
+    }
+}
+
+impl From<OptOut> for OptOutView {
+    fn from(OptOut { chat, at, by }: OptOut) -> Self {
+        Self { number: chat.number().to_owned(), chat_id: chat, since: at, by: by.as_str() }
     }
 }
 

@@ -29,6 +29,17 @@ pub enum ApiError {
         /// Whom it names.
         number: String,
     },
+    /// The recipient wants no more messages.
+    #[error("{number} asked for no more messages; `waya opt-outs remove {number}` takes that back")]
+    RecipientOptedOut {
+        /// Where it stands in the request.
+        field: String,
+        /// Whom it names.
+        number: String,
+    },
+    /// Nobody of that address is on the do-not-send list.
+    #[error("{0} is not on the do-not-send list; `waya opt-outs list` shows who is")]
+    NotOptedOut(String),
     /// No text.
     #[error("there is nothing to send: give a text in {field}, or media")]
     NothingToSend {
@@ -124,6 +135,7 @@ impl ApiError {
         match self {
             Self::InvalidRecipient { .. } => "invalid_recipient",
             Self::RecipientNotAllowed { .. } => "recipient_not_allowed",
+            Self::RecipientOptedOut { .. } => "recipient_opted_out",
             Self::NothingToSend { .. } => "nothing_to_send",
             Self::InvalidField { .. } | Self::Setting(SettingsError::Invalid { .. }) => "invalid_field",
             Self::NoMedia => "no_media",
@@ -132,7 +144,7 @@ impl ApiError {
             Self::NotImplemented(_) => "not_implemented",
             Self::TooLarge(_) | Self::InvalidMedia { problem: MediaError::TooLarge { .. }, .. } => "too_large",
             Self::IdempotencyConflict => "idempotency_conflict",
-            Self::NoSuchMessage(_) | Self::Setting(SettingsError::Unknown(_)) => "not_found",
+            Self::NoSuchMessage(_) | Self::NotOptedOut(_) | Self::Setting(SettingsError::Unknown(_)) => "not_found",
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRetryable(_) => "not_retryable",
             Self::Setting(SettingsError::Pinned { .. }) => "pinned",
@@ -156,6 +168,7 @@ impl ApiError {
             Self::InvalidRecipient { field, .. }
             | Self::RecipientNotAllowed { field, .. }
             | Self::InvalidMedia { field, .. }
+            | Self::RecipientOptedOut { field, .. }
             | Self::NothingToSend { field } => Some(field),
             Self::InvalidField { field, .. } => Some(field),
             Self::Setting(SettingsError::Invalid { key, .. }) => Some(key),

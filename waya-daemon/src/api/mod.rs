@@ -3,6 +3,7 @@
 //! Owns no state of its own but handles; it checks what callers want, and answers with the shapes of [`view`].
 //! Nothing wakes it but its callers. It never talks to WhatsApp about a message: that is the queue's.
 
+mod care;
 mod compose;
 mod convert;
 mod deeds;

@@ -1,6 +1,6 @@
 //! The queue as callers see and steer it.
 
-use super::view::{MessageView, QueueSummary, QueueView};
+use super::view::{ClearView, MessageView, QueueSummary, QueueView};
 use super::{Api, ApiError};
 use crate::model::{Message, MessageId, Refusal, Status};
 use crate::store::{ByPhone, Changed, ListFilter, StoreError};
@@ -67,6 +67,24 @@ impl Api {
         self.changed(id, changed, ApiError::NotCancellable).await
     }
 
+    /// Takes back all that wait now; what is accepted meanwhile stays, and so does what has left.
+    ///
+    /// # Errors
+    /// The store; what was taken back by then stays so.
+    pub async fn clear_pending(&self) -> Result<ClearView, ApiError> {
+        let (mut before, mut cleared) = (None, 0);
+        loop {
+            let filter = ListFilter { statuses: vec![Status::Pending], before, limit: MAX_LIST };
+            let page = self.0.store.outbox.list(filter).await?;
+            let Some(oldest) = page.last() else { return Ok(ClearView { cleared }) };
+            before = Some(oldest.id);
+            let cancels = page.iter().map(|message| self.0.queue.cancel(message.id));
+            for changed in futures_util::future::join_all(cancels).await {
+                cleared += u64::from(matches!(changed?, Changed::Yes(_)));
+            }
+        }
+    }
+
     /// Tries a failed or cancelled message again, under the same WhatsApp id.
     ///
     /// # Errors
@@ -98,8 +116,8 @@ impl Api {
     pub(super) async fn view(&self, mut message: Message) -> MessageView {
         ByPhone::new(&self.0.store).name(&mut message.chat).await;
         let waits = message.status == Status::Pending;
-        let holds = self.0.queue.holds(if waits { vec![message.id] } else { Vec::new() }).await;
-        MessageView::new(message, holds.into_iter().flatten().next().map(Into::into))
+        let outlooks = self.0.queue.outlooks(if waits { vec![message.id] } else { Vec::new() }).await;
+        MessageView::new(message, outlooks.into_iter().next().unwrap_or_default())
     }
 
     /// Rows as they are shown.
@@ -109,11 +127,11 @@ impl Api {
             by_phone.name(&mut message.chat).await;
         }
         let waiting = messages.iter().filter(|message| message.status == Status::Pending).map(|message| message.id);
-        let mut holds = self.0.queue.holds(waiting.collect()).await.into_iter();
+        let mut outlooks = self.0.queue.outlooks(waiting.collect()).await.into_iter();
         let view = |message: Message| {
             let waits = message.status == Status::Pending;
-            let hold = if waits { holds.next().flatten() } else { None };
-            MessageView::new(message, hold.map(Into::into))
+            let outlook = if waits { outlooks.next() } else { None };
+            MessageView::new(message, outlook.unwrap_or_default())
         };
         messages.into_iter().map(view).collect()
     }

@@ -116,6 +116,17 @@ impl Api {
         Ok(())
     }
 
+    /// Holds the do-not-send list, for `main` too.
+    pub(super) async fn respect_opt_outs(&self, form: Form, targets: &[Target]) -> Result<(), ApiError> {
+        for (index, target) in targets.iter().enumerate() {
+            if self.0.queue.opt_outs().has(&target.chat).await? {
+                let number = target.chat.number().to_owned();
+                return Err(ApiError::RecipientOptedOut { field: form.recipient(index), number });
+            }
+        }
+        Ok(())
+    }
+
     /// Holds the allow-list; `main` always passes.
     pub(super) fn admit(&self, form: Form, targets: &[Target]) -> Result<(), ApiError> {
         let settings = self.0.settings.now();

@@ -143,6 +143,7 @@ impl Api {
         let (form, mut targets, contents) = self.resolve(request.content, request.reference_id)?;
         self.prefer_phones(&mut targets).await?;
         self.admit(form, &targets)?;
+        self.respect_opt_outs(form, &targets).await?;
         self.check_groups(form, &targets).await?;
         let duplicates = if form == Form::Many { sift(&mut targets) } else { Vec::new() };
         let contents = self.prepare(form, contents, &targets).await?;
@@ -150,11 +151,13 @@ impl Api {
         let rows = targets
             .into_iter()
             .flat_map(|target| contents[target.content].iter().map(move |one| (target.clone(), one)));
-        if request.dry_run {
-            let messages = rows.map(|(target, _)| accepted(target, None)).collect();
-            return Ok(answer(messages, duplicates, true));
-        }
         let (lane, not_before) = (request.priority.lane(), request.scheduled_at);
+        if request.dry_run {
+            let targets: Vec<Target> = rows.map(|(target, _)| target).collect();
+            let fits = self.fits(&targets, lane, not_before).await?;
+            let messages = targets.into_iter().map(|target| accepted(target, None)).collect();
+            return Ok(SendAnswer { dry_run: true, fits: Some(fits), ..answer(messages, duplicates) });
+        }
         let (targets, drafts): (Vec<Target>, Vec<Draft>) = rows
             .map(|(target, one)| {
                 let draft = Draft {
@@ -176,7 +179,7 @@ impl Api {
             Accepted::Repeat(placed) => self.accepted_before(placed).await?,
             Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
         };
-        Ok(answer(messages, duplicates, false))
+        Ok(answer(messages, duplicates))
     }
 
     /// The answer to a repeat of a request that was accepted as `placed`.
@@ -190,7 +193,7 @@ impl Api {
             // What makes a recipient may have changed; what was queued then has not.
             Ok(_) | Err(_) => Vec::new(),
         };
-        Ok(answer(messages, duplicates, false))
+        Ok(answer(messages, duplicates))
     }
 
     fn idempotency(&self, given: &IdempotencyKey, source: Source) -> Result<Idempotency, ApiError> {
@@ -210,7 +213,7 @@ impl Api {
 
     /// The answer to a request that carries no duplicates.
     pub(super) async fn answer_placed(&self, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
-        Ok(answer(self.accepted_before(placed).await?, Vec::new(), false))
+        Ok(answer(self.accepted_before(placed).await?, Vec::new()))
     }
 
     /// The first answer again: what was accepted then was pending then.
@@ -244,16 +247,17 @@ fn check_rows(form: Form, targets: &[Target], contents: &[Vec<Prepared>]) -> Res
     Err(ApiError::field_error(if form == Form::Each { "messages" } else { "media" }, problem))
 }
 
-fn answer(messages: Vec<AcceptedView>, duplicates: Vec<String>, dry_run: bool) -> SendAnswer {
+fn answer(messages: Vec<AcceptedView>, duplicates: Vec<String>) -> SendAnswer {
     let first = messages.first();
     SendAnswer {
         success: true,
         id: first.and_then(|first| first.id),
         reference_id: first.and_then(|first| first.reference_id.clone()),
         status: Status::Pending,
-        dry_run,
+        dry_run: false,
         messages,
         duplicates,
+        fits: None,
     }
 }
 

@@ -184,6 +184,7 @@ impl Journal for Memory {
         for incoming in &batch {
             self.append(EventBody::Message(Box::new(incoming.clone())), incoming.received_at).await?;
         }
+        AddressBook::learn(self, batch.iter().filter_map(Contact::of_writer).collect()).await?;
         Ok(vec![true; batch.len()])
     }
 
@@ -223,7 +224,20 @@ impl Journal for Memory {
 #[async_trait]
 impl AddressBook for Memory {
     async fn learn(&self, contacts: Vec<Contact>) -> Result<(), StoreError> {
-        self.rows()?.contacts.extend(contacts);
+        let rows = &mut self.rows()?.contacts;
+        for learnt in contacts {
+            let same = |a: &Option<String>, b: &Option<String>| a.is_some() && a == b;
+            let known = rows.iter_mut().find(|row| same(&row.phone, &learnt.phone) || same(&row.lid, &learnt.lid));
+            let Some(known) = known else {
+                rows.push(learnt);
+                continue;
+            };
+            known.phone = learnt.phone.or(known.phone.take());
+            known.lid = learnt.lid.or(known.lid.take());
+            known.push_name = learnt.push_name.or(known.push_name.take());
+            known.registered = learnt.registered.or(known.registered);
+            known.wrote_at = known.wrote_at.or(learnt.wrote_at);
+        }
         Ok(())
     }
 

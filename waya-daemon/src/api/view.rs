@@ -23,6 +23,59 @@ pub struct SendAnswer {
     /// Recipients that were named more than once, as written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub duplicates: Vec<String>,
+    /// In a dry run: when they would leave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fits: Option<FitsView>,
+}
+
+/// When the messages of a dry run would leave, as if the link were up and the queue ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FitsView {
+    /// So many today.
+    pub today: u64,
+    /// So many on later days.
+    pub later: u64,
+    /// When the last one does, as far as anybody can tell.
+    pub last_leaves_at: Option<Timestamp>,
+    /// How many wait for something else, by its word.
+    pub held: HeldView,
+}
+
+/// How many wait for something of which nobody knows the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct HeldView {
+    /// To people who never wrote to this account, while WhatsApp lets it write to none of them.
+    pub cold_contact: u64,
+}
+
+/// The do-not-send list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OptOutsView {
+    /// Everybody on it, the newest first.
+    pub opt_outs: Vec<OptOutView>,
+}
+
+/// Somebody who wants no more messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OptOutView {
+    /// The phone's digits, else the chat's address.
+    pub number: String,
+    /// The chat's address.
+    pub chat_id: ChatId,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whose word that was: `person` or `hand`.
+    pub by: &'static str,
+}
+
+/// How many messages were taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ClearView {
+    /// So many.
+    pub cleared: u64,
 }
 
 /// One accepted message.
@@ -80,6 +133,10 @@ pub struct MessageView {
     pub attempts: u32,
     /// Why it waits, while it does.
     pub hold: Option<HoldView>,
+    /// How many stand before it in line, and itself; 0 when it stands in none.
+    pub position: u64,
+    /// When it will leave, while it waits and as far as anybody can tell.
+    pub estimated_at: Option<Timestamp>,
     /// All messages that share the reference, newest first, up to 10,000; empty when there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<MessageView>,
@@ -91,7 +148,7 @@ pub struct MessageView {
 /// Why a pending message waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HoldView {
-    /// `pace`, `offline`, `paused`, `scheduled`, `backoff` …
+    /// `pace`, `offline`, `paused`, `scheduled`, `backoff`, `cap`, `quiet_hours`, `cold_contact`.
     pub reason: &'static str,
     /// Until when, if that is known.
     pub until: Option<Timestamp>,

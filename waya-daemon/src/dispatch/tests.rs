@@ -247,7 +247,9 @@ async fn the_queue_hears_who_is_one_person_before_anybody_else_can_know() {
 #[tokio::test]
 async fn incoming_messages_are_acknowledged_only_when_the_journal_has_them() {
     let (memory, store) = memory();
-    let inbox = JournalInbox(Arc::clone(&store.journal));
+    let world = World::new(|_| store.clone()).await;
+    let (settings, queue) = (watch::channel(Snapshot::default()).1, watch::channel(Some(world.queue.clone())).1);
+    let inbox = JournalInbox::new(Arc::clone(&store.journal), settings, queue);
     memory.set_down(true);
     inbox.commit(vec![incoming("A", "Halo")]).await.unwrap_err();
     memory.set_down(false);
@@ -265,4 +267,45 @@ async fn at_the_end_the_last_words_are_written_though_the_session_could_go_on() 
     let events = world.store.journal.after(Cursor(0), 100).await.unwrap().events;
     let bodies: Vec<_> = events.into_iter().map(|event| event.body).collect();
     assert_eq!(bodies, [LinkState::Connected, offline()].map(EventBody::Link));
+}
+
+#[tokio::test]
+async fn a_word_to_stop_is_on_disk_before_it_is_acknowledged_and_what_waits_is_given_up() {
+    let world = World::new(|store| store).await;
+    world.whatsapp.set_link(offline());
+    let settings = Snapshot { opt_out_words: vec!["stop".to_owned()], ..Snapshot::default() };
+    let (settings, queue) = (watch::channel(settings).1, watch::channel(Some(world.queue.clone())).1);
+    let inbox = JournalInbox::new(Arc::clone(&world.store.journal), settings, queue);
+    let budi = ChatId::phone("6281200000002");
+    let draft = |lane| Draft {
+        chat: budi.clone(),
+        text: "Halo".to_owned(),
+        content: Content::default(),
+        reference_id: None,
+        lane,
+        source: Source::Cli,
+        not_before: None,
+    };
+    let drafts = vec![draft(Lane::Normal), draft(Lane::Reply)];
+    let Ok(Accepted::Fresh(placed)) = world.queue.enqueue(drafts, None).await else { panic!("refused") };
+    let said = Incoming { chat: budi.clone(), sender: budi.clone(), ..incoming("A", " Stop ") };
+    world.memory.set_down(true);
+    inbox.commit(vec![said.clone()]).await.unwrap_err();
+    world.memory.set_down(false);
+    assert!(!world.queue.opt_outs().has(&budi).await.unwrap());
+    inbox.commit(vec![said]).await.unwrap();
+    assert!(world.queue.opt_outs().has(&budi).await.unwrap());
+    let failed = async {
+        loop {
+            let message = world.store.outbox.message(placed[0].id).await.unwrap().unwrap();
+            if message.status == Status::Failed {
+                return message;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let failed = tokio::time::timeout(Duration::from_secs(30), failed).await.unwrap();
+    assert!(failed.error.unwrap().contains("recipient_opted_out"));
+    let reply = world.store.outbox.message(placed[1].id).await.unwrap().unwrap();
+    assert_eq!(reply.status, Status::Pending, "answers go on");
 }

@@ -5,8 +5,8 @@ use waya_proto::v1;
 
 use super::error::unknown_value;
 use crate::api::view::{
-    AcceptedView, EventBodyView, EventView, EventsView, IncomingView, LinkView, MessageView, QueueSummary, QueueView,
-    SendAnswer, SessionView, SettingView, StatusChangedView, StatusView,
+    AcceptedView, EventBodyView, EventView, EventsView, FitsView, IncomingView, LinkView, MessageView, OptOutView,
+    QueueSummary, QueueView, SendAnswer, SessionView, SettingView, StatusChangedView, StatusView,
 };
 use crate::model::{Ack, Source, Status, Timestamp};
 
@@ -117,7 +117,28 @@ impl From<StatusView> for v1::GetStatusResponse {
 
 impl From<SendAnswer> for v1::SendResponse {
     fn from(answer: SendAnswer) -> Self {
-        Self { messages: answer.messages.into_iter().map(v1::Accepted::from).collect(), duplicates: answer.duplicates }
+        Self {
+            messages: answer.messages.into_iter().map(v1::Accepted::from).collect(),
+            duplicates: answer.duplicates,
+            fits: answer.fits.map(v1::Fits::from),
+        }
+    }
+}
+
+impl From<FitsView> for v1::Fits {
+    fn from(fits: FitsView) -> Self {
+        Self {
+            today: fits.today,
+            later: fits.later,
+            last_leaves_at: maybe_millis(fits.last_leaves_at),
+            cold_contact: fits.held.cold_contact,
+        }
+    }
+}
+
+impl From<OptOutView> for v1::OptOut {
+    fn from(one: OptOutView) -> Self {
+        Self { number: one.number, chat_id: one.chat_id.into(), since: millis(one.since), by: one.by.to_owned() }
     }
 }
 
@@ -153,6 +174,8 @@ impl From<MessageView> for v1::Message {
             source: source(message.source).to_owned(),
             attempts: message.attempts,
             hold: message.hold.map(|hold| v1::Hold { reason: hold.reason.to_owned(), until: maybe_millis(hold.until) }),
+            position: message.position,
+            estimated_at: maybe_millis(message.estimated_at),
         }
     }
 }

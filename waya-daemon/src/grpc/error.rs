@@ -13,7 +13,7 @@ impl From<ApiError> for Status {
             "invalid_recipient" | "invalid_field" | "nothing_to_send" | "too_large" | "invalid_media" => {
                 Code::InvalidArgument
             }
-            "recipient_not_allowed" => Code::PermissionDenied,
+            "recipient_not_allowed" | "recipient_opted_out" => Code::PermissionDenied,
             "not_found" | "no_media" => Code::NotFound,
             "idempotency_conflict" => Code::AlreadyExists,
             "not_implemented" => Code::Unimplemented,

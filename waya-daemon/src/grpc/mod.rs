@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod media;
 mod not_a_sandbox;
+mod opt_outs;
 mod queue;
 mod send;
 mod session;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use waya_proto::v1::events_service_server::EventsServiceServer;
+use waya_proto::v1::opt_out_service_server::OptOutServiceServer;
 use waya_proto::v1::queue_service_server::QueueServiceServer;
 use waya_proto::v1::session_service_server::SessionServiceServer;
 use waya_proto::v1::settings_service_server::SettingsServiceServer;
@@ -67,6 +69,7 @@ pub async fn serve(
     health.set_serving::<SessionServiceServer<session::Sessions>>().await;
     health.set_serving::<QueueServiceServer<queue::Queues>>().await;
     health.set_serving::<EventsServiceServer<events::Journal>>().await;
+    health.set_serving::<OptOutServiceServer<opt_outs::DoNotSend>>().await;
     health.set_serving::<SettingsServiceServer<settings::LiveSettings>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(waya_proto::FILE_DESCRIPTOR_SET)
@@ -78,6 +81,7 @@ pub async fn serve(
         .add_service(SessionServiceServer::new(session::Sessions::new(api.clone())))
         .add_service(QueueServiceServer::new(queue::Queues::new(api.clone())))
         .add_service(EventsServiceServer::new(events::Journal::new(api.clone(), shutdown.clone())))
+        .add_service(OptOutServiceServer::new(opt_outs::DoNotSend::new(api.clone())))
         .add_service(SettingsServiceServer::new(settings::LiveSettings::new(api)))
         .add_service(health_service)
         .add_service(reflection);

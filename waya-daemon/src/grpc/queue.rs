@@ -5,10 +5,10 @@ use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 use waya_proto::v1::queue_service_server::QueueService;
 use waya_proto::v1::{
-    self, CancelRequest, CancelResponse, EditRequest, ForwardRequest, GetMessageRequest, GetMessageResponse,
-    ListResponse, MediaRequest, MediaResponse, PauseRequest, PauseResponse, ReactRequest, ResumeRequest,
-    ResumeResponse, RetryRequest, RetryResponse, RevokeRequest, SendResponse, UploadResponse, WatchRequest,
-    WatchResponse,
+    self, CancelRequest, CancelResponse, ClearRequest, ClearResponse, EditRequest, ForwardRequest, GetMessageRequest,
+    GetMessageResponse, ListResponse, MediaRequest, MediaResponse, PauseRequest, PauseResponse, ReactRequest,
+    ResumeRequest, ResumeResponse, RetryRequest, RetryResponse, RevokeRequest, SendResponse, UploadResponse,
+    WatchRequest, WatchResponse,
 };
 
 use super::error::{stopping, unknown_value};
@@ -58,6 +58,11 @@ impl QueueService for Queues {
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
         let message = self.api.cancel(&request.get_ref().id).await?.into();
         Ok(Response::new(CancelResponse { message: Some(message) }))
+    }
+
+    async fn clear(&self, _: Request<ClearRequest>) -> Result<Response<ClearResponse>, Status> {
+        let cleared = self.api.clear_pending().await?.cleared;
+        Ok(Response::new(ClearResponse { cleared }))
     }
 
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<RetryResponse>, Status> {

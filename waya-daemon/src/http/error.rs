@@ -47,7 +47,7 @@ impl HttpError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Api(error) => match error.code() {
-                "recipient_not_allowed" => StatusCode::FORBIDDEN,
+                "recipient_not_allowed" | "recipient_opted_out" => StatusCode::FORBIDDEN,
                 "not_found" | "no_media" => StatusCode::NOT_FOUND,
                 "idempotency_conflict"
                 | "not_cancellable"

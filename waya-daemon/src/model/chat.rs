@@ -73,6 +73,12 @@ impl ChatId {
         }
     }
 
+    /// Whether it is the private chat of a person.
+    #[must_use]
+    pub fn is_person(&self) -> bool {
+        matches!(self.kind(), ChatKind::Phone | ChatKind::Lid)
+    }
+
     /// The phone number, when the address has one.
     #[must_use]
     pub fn phone_number(&self) -> Option<&str> {

@@ -63,6 +63,12 @@ impl Incoming {
         [Some(shown), differs.then_some(by_lid)].into_iter().flatten()
     }
 
+    /// The person who wrote it to this account in private; `None` in groups, and for what the owner wrote.
+    #[must_use]
+    pub fn private_writer(&self) -> Option<&ChatId> {
+        (!self.from_me && self.chat.is_person()).then_some(&self.chat)
+    }
+
     /// Both are one message, delivered twice.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {

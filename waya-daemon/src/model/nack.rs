@@ -49,8 +49,12 @@ impl NackReason {
     #[must_use]
     pub const fn verdict(self) -> Verdict {
         match self {
-            Self::StaleDeviceList | Self::RateLimited | Self::ServerTrouble(_) | Self::Other(_) => Verdict::Transient,
-            Self::ReachOutTimelock | Self::NotAllowed(_) | Self::NoSuchChat(_) => Verdict::Permanent,
+            Self::ReachOutTimelock
+            | Self::StaleDeviceList
+            | Self::RateLimited
+            | Self::ServerTrouble(_)
+            | Self::Other(_) => Verdict::Transient,
+            Self::NotAllowed(_) | Self::NoSuchChat(_) => Verdict::Permanent,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
+use super::care::CareOnTheWay;
 use super::ledger::Ledger;
 use super::luggage;
 use super::policy::Attempt;
@@ -31,6 +32,7 @@ pub(super) struct Courier {
     pub(super) session: Arc<dyn WhatsApp>,
     pub(super) media: Media,
     pub(super) inputs: mpsc::UnboundedSender<Input>,
+    pub(super) care: CareOnTheWay,
 }
 
 impl Courier {
@@ -66,8 +68,10 @@ impl Courier {
     }
 
     async fn deliver(&self, message: Message, ask_again: bool) -> Result<(), Attempt> {
+        self.care.allows(&self.ledger, &message).await?;
         within_patience(self.check_number(&message, ask_again)).await?;
-        let outgoing = luggage::pack(&self.media, &*self.session, message).await?;
+        let outgoing = luggage::pack(&self.media, &*self.session, &message).await?;
+        self.care.counted(&self.ledger, &message).await;
         within_patience(async { self.session.send(outgoing).await.map_err(attempt) }).await
     }
 

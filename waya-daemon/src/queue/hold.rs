@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::care::forecast::Forecast;
+use super::care::limits::Closed;
 use crate::model::{LinkState, Timestamp};
 
 /// Why a pending message waits.
@@ -13,6 +15,17 @@ pub struct Hold {
     pub until: Option<Timestamp>,
 }
 
+/// What is to be told of a pending message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outlook {
+    /// Why it waits; nothing for one that leaves at once.
+    pub hold: Option<Hold>,
+    /// How many stand before it in line, and itself; zero when it stands in none.
+    pub position: u64,
+    /// When it will leave, as things stand; nothing when nobody can tell.
+    pub estimated_at: Option<Timestamp>,
+}
+
 /// Where a message that is not on its way stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -20,6 +33,11 @@ pub enum Place {
     Scheduled(Timestamp),
     /// It backs off until then, or the one of its chat that must leave before it does.
     BackingOff(Timestamp),
+    /// It goes to a stranger, or the one of its chat that must leave before it does, and WhatsApp lets this account
+    /// write to none.
+    Cold,
+    /// So soon after the last message to the same person, it or the one that must leave before it waits until then.
+    Spaced(Timestamp),
     /// In line.
     InLine {
         /// How many that share its pace leave before it, as things stand.
@@ -49,13 +67,26 @@ pub struct Conditions<'a> {
     pub link: &'a LinkState,
     /// The link did not take a message although it seemed to be up: nothing is tried before.
     pub rest_until: Option<Timestamp>,
+    /// When WhatsApp lets this account write to strangers again, by its word.
+    pub locked_until: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
 }
 
+/// How limits hold those that share a pace.
+#[derive(Debug)]
+pub struct Limited {
+    /// Nothing of them leaves.
+    pub closed: Option<Closed>,
+    /// How many more may leave today; `None`: any number.
+    pub left: Option<u64>,
+    /// When each of them leaves.
+    pub forecast: Forecast,
+}
+
 /// Why a message waits, by what outranks what; nothing for one that leaves at once.
 #[must_use]
-pub fn hold(place: Place, conditions: &Conditions<'_>, pacing: Pacing) -> Option<Hold> {
+pub fn hold(place: Place, conditions: &Conditions<'_>, pacing: Pacing, limited: Option<&Limited>) -> Option<Hold> {
     let now = conditions.now;
     let because = |reason, until: Option<Timestamp>| Some(Hold { reason, until: until.filter(|at| *at > now) });
     if let Place::Scheduled(until) = place
@@ -79,9 +110,41 @@ pub fn hold(place: Place, conditions: &Conditions<'_>, pacing: Pacing) -> Option
         Place::BackingOff(until) if until > now => because("backoff", Some(until)),
         // Its time has come this very moment: it is about to join its line.
         Place::Scheduled(_) | Place::BackingOff(_) => None,
-        Place::InLine { ahead, ready } if ready && pacing.takes(ahead, now) => None,
-        Place::InLine { ahead, .. } => because("pace", pacing.departure(ahead)),
+        Place::Cold => because("cold_contact", conditions.locked_until),
+        Place::Spaced(until) => because("pace", Some(until)),
+        Place::InLine { ahead, ready } => match limited {
+            Some(Limited { closed: Some(closed), .. }) => because(closed.reason, Some(closed.until)),
+            Some(Limited { left: Some(left), forecast, .. }) if ahead >= *left => because("cap", forecast.at(ahead)),
+            _ if ready && pacing.takes(ahead, now) => None,
+            Some(limited) => because("pace", pacing.departure(ahead).and_then(|_| limited.forecast.at(ahead))),
+            None => because("pace", pacing.departure(ahead)),
+        },
     }
+}
+
+/// When a message will leave, as things stand; nothing when that depends on what nobody can tell.
+#[must_use]
+pub fn estimate(
+    place: Place,
+    conditions: &Conditions<'_>,
+    pacing: Pacing,
+    limited: Option<&Limited>,
+) -> Option<Timestamp> {
+    let at = match place {
+        Place::Scheduled(at) => Some(at),
+        _ if conditions.paused || !conditions.link.is_connected() => None,
+        Place::BackingOff(at) | Place::Spaced(at) => Some(at),
+        Place::Cold => conditions.locked_until,
+        Place::InLine { ahead, .. } => match limited {
+            Some(limited) => limited.forecast.at(ahead),
+            None => Some(pacing.begins(conditions.now).plus(pacing.gap.saturating_mul(as_u32(ahead)))),
+        },
+    };
+    at.map(|at| at.max(conditions.now))
+}
+
+fn as_u32(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 impl Pacing {
@@ -94,7 +157,13 @@ impl Pacing {
     /// When one behind so many others leaves; unknown while room is missing, and without a pace.
     fn departure(self, ahead: u64) -> Option<Timestamp> {
         let next = self.next.filter(|_| self.room > 0 && !self.gap.is_zero())?;
-        Some(next.plus(self.gap.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX))))
+        Some(next.plus(self.gap.saturating_mul(as_u32(ahead))))
+    }
+
+    /// When the next one leaves, also when that is not known to the second.
+    #[must_use]
+    pub fn begins(self, now: Timestamp) -> Timestamp {
+        self.next.unwrap_or_else(|| now.plus(self.gap)).max(now)
     }
 }
 
@@ -123,8 +192,8 @@ mod tests {
         rest: Option<Timestamp>,
         pacing: Pacing,
     ) -> Option<(&'static str, Option<Timestamp>)> {
-        let conditions = Conditions { paused, link, rest_until: rest, now: NOW };
-        hold(place, &conditions, pacing).map(|hold| (hold.reason, hold.until))
+        let conditions = Conditions { paused, link, rest_until: rest, locked_until: None, now: NOW };
+        hold(place, &conditions, pacing, None).map(|hold| (hold.reason, hold.until))
     }
 
     const IDLE: Pacing = Pacing { next: Some(NOW), gap: GAP, room: 64 };
@@ -187,5 +256,37 @@ mod tests {
         assert_eq!(until(2, true), None);
         assert_eq!(until(3, true), Some(("pace", None)));
         assert_eq!(until(0, false), Some(("pace", None)));
+    }
+
+    #[test]
+    fn limits_and_strangers_have_words_of_their_own() {
+        let settings = crate::settings::Snapshot { daily_cap: 3, ..crate::settings::Snapshot::default() };
+        let limits = super::super::care::limits::Limits::new(&settings);
+        let forecast = Forecast::new(NOW, GAP, &limits, NOW, 100);
+        let tomorrow = limits.end_of_day(NOW);
+        let closed = Closed { reason: "quiet_hours", until: at(60) };
+        let conditions = |paused| Conditions {
+            paused,
+            link: &LinkState::Connected,
+            rest_until: None,
+            locked_until: Some(at(600)),
+            now: NOW,
+        };
+        let line = |ahead| Place::InLine { ahead, ready: true };
+        let told = |place, limited: &Limited| {
+            let hold = hold(place, &conditions(false), IDLE, Some(limited)).map(|hold| (hold.reason, hold.until));
+            (hold, estimate(place, &conditions(false), IDLE, Some(limited)))
+        };
+        let open = Limited { closed: None, left: Some(3), forecast: forecast.clone() };
+        assert_eq!(told(line(0), &open), (None, Some(NOW)));
+        assert_eq!(told(line(2), &open), (Some(("pace", Some(at(10)))), Some(at(10))));
+        assert_eq!(told(line(3), &open), (Some(("cap", Some(tomorrow))), Some(tomorrow)));
+        assert_eq!(told(Place::Cold, &open), (Some(("cold_contact", Some(at(600)))), Some(at(600))));
+        assert_eq!(told(Place::Spaced(at(7)), &open), (Some(("pace", Some(at(7)))), Some(at(7))));
+        let quiet = Limited { closed: Some(closed), ..open };
+        assert_eq!(told(line(0), &quiet).0, Some(("quiet_hours", Some(at(60)))));
+        // Nobody knows when somebody resumes it; a time of its own is known all the same.
+        assert_eq!(estimate(line(0), &conditions(true), IDLE, None), None);
+        assert_eq!(estimate(Place::Scheduled(at(9)), &conditions(true), IDLE, None), Some(at(9)));
     }
 }

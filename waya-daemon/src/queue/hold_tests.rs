@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::testing::{World, draft, offline};
-use super::{Draft, Hold};
+use super::{Draft, Outlook};
 use crate::clock::Clock as _;
 use crate::model::{Lane, LinkState, MessageId, OfflineReason, Status};
 use crate::session::SendError;
@@ -29,9 +29,9 @@ async fn only_the_next_one_of_a_thousand_is_told_the_next_departure() {
     let drafts = (0..1_000).map(|n| draft(u8::try_from(n % 250).unwrap(), Lane::Normal)).collect();
     let super::Accepted::Fresh(placed) = world.queue.enqueue(drafts, None).await.unwrap() else { panic!("refused") };
     let ids: Vec<MessageId> = placed.iter().map(|placed| placed.id).collect();
-    let holds = world.queue.holds(ids.clone()).await;
-    let left = |hold: Option<Hold>| {
-        let hold = hold.unwrap();
+    let holds = world.queue.outlooks(ids.clone()).await;
+    let left = |outlook: Outlook| {
+        let hold = outlook.hold.unwrap();
         assert_eq!(hold.reason, "pace");
         hold.until.unwrap().since(world.clock.now())
     };

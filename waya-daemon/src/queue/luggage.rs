@@ -10,8 +10,8 @@ use crate::session::{LinkPreview, Outgoing, Upload, Uploaded, WhatsApp};
 const GONE: &str = "its file is not kept any more (media.keep_days); send it anew";
 
 /// Has all that a message needs ready.
-pub(super) async fn pack(media: &Media, session: &dyn WhatsApp, message: Message) -> Result<Outgoing, Attempt> {
-    let Message { whatsapp_id, chat, text, mut content, .. } = message;
+pub(super) async fn pack(media: &Media, session: &dyn WhatsApp, message: &Message) -> Result<Outgoing, Attempt> {
+    let Message { whatsapp_id, chat, text, mut content, .. } = message.clone();
     if let Body::Remote(remote) = &content.body {
         let fetched = media.take_url(&remote.url, remote.hints.clone()).await;
         content.body = Body::Media(fetched.map_err(|problem| unfetched(&problem))?);

@@ -4,6 +4,7 @@
 //! what the session tells, by changes of link and settings, and by time. It never holds a transaction across the
 //! network, and nothing that was accepted rides on its memory: at start everything is read from the rows again.
 
+mod care;
 mod courier;
 mod flights;
 mod gauge;
@@ -20,6 +21,8 @@ mod state;
 mod trouble;
 mod worker;
 
+#[cfg(test)]
+mod care_tests;
 #[cfg(test)]
 mod chaos_tests;
 #[cfg(test)]
@@ -41,7 +44,8 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use hold::Hold;
+pub use care::opt_outs::{By, OPTED_OUT, OptOut, OptOuts};
+pub use hold::{Hold, Outlook};
 pub use policy::NO_ANSWER;
 
 use crate::bus::{Bus, BusEvent};
@@ -123,8 +127,22 @@ struct Inner {
     inputs: mpsc::UnboundedSender<Input>,
     view: watch::Receiver<View>,
     gauge: Arc<Gauge>,
+    opt_outs: OptOuts,
     /// What users decide about single messages reaches the worker in the order in which the store carried it out.
     by_hand: Mutex<()>,
+}
+
+/// How messages would leave that are not accepted yet, as if the link were up and the queue ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fits {
+    /// So many today.
+    pub today: u64,
+    /// So many on later days.
+    pub later: u64,
+    /// When the last one does, as far as anybody can tell.
+    pub last_leaves_at: Option<Timestamp>,
+    /// So many on no day that is known: to strangers, while WhatsApp lets this account write to none.
+    pub strangers: u64,
 }
 
 /// How the queue stands.
@@ -157,6 +175,7 @@ impl Queue {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let (view_sender, view) = watch::channel(View { paused, ..View::default() });
         let gauge = Arc::<Gauge>::default();
+        let opt_outs = OptOuts::open(store.clone()).await?;
         let worker = Worker::open(worker::Parts {
             ledger: Ledger::new(store.clone(), Arc::clone(&clock), bus.clone()),
             session,
@@ -165,13 +184,14 @@ impl Queue {
             inputs: inputs.clone(),
             view: view_sender,
             gauge: Arc::clone(&gauge),
+            opt_outs: opt_outs.clone(),
         })
         .await;
         tasks.spawn(worker.run(receiver, shutdown.clone()));
         tasks.spawn(retention::run(store.clone(), media, settings, Arc::clone(&clock), shutdown));
         let ids = IdGenerator::after(newest.first().map(|message| message.id));
         let by_hand = Mutex::new(());
-        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, gauge, by_hand })))
+        Ok(Self(Arc::new(Inner { store, clock, bus, ids, inputs, view, gauge, opt_outs, by_hand })))
     }
 
     /// Accepts messages, all or none; answers once they are on disk. What was begun is finished also when the caller
@@ -337,16 +357,59 @@ impl Queue {
         receiver.await.unwrap_or(0)
     }
 
-    /// Why each of these waits, and until when if that is known; nothing for one that leaves at once or does not wait.
-    pub async fn holds(&self, ids: Vec<MessageId>) -> Vec<Option<Hold>> {
+    /// Why each of these waits, where it stands and when it will leave; nothing of one that does not wait.
+    pub async fn outlooks(&self, ids: Vec<MessageId>) -> Vec<Outlook> {
         let count = ids.len();
         if count == 0 {
             return Vec::new();
         }
         let (sender, receiver) = oneshot::channel();
-        self.tell(Input::Holds(ids, sender));
+        self.tell(Input::Outlooks(ids, sender));
         // Without a worker the daemon is stopping, and nobody knows.
-        receiver.await.unwrap_or_else(|_| vec![None; count])
+        receiver.await.unwrap_or_else(|_| vec![Outlook::default(); count])
+    }
+
+    /// When messages to these chats would leave, were they accepted now.
+    ///
+    /// # Errors
+    /// When the store cannot say who has written to us.
+    pub async fn fits(&self, chats: &[ChatId], lane: Lane, not_before: Option<Timestamp>) -> Result<Fits, StoreError> {
+        let mut strangers = 0;
+        if self.0.view.borrow().locked {
+            for chat in chats.iter().filter(|chat| chat.is_person()) {
+                let contact = match chat.phone_number() {
+                    Some(phone) => self.0.store.contacts.by_phone(phone).await?,
+                    None => self.0.store.contacts.by_lid(chat.user()).await?,
+                };
+                strangers += u64::from(contact.and_then(|contact| contact.wrote_at).is_none());
+            }
+        }
+        let count = (chats.len() as u64).saturating_sub(strangers);
+        let (sender, receiver) = oneshot::channel();
+        self.tell(Input::Fits(count, lane, not_before, sender));
+        let fits = receiver.await.map_err(|_| StoreError::Unavailable("the daemon is stopping".to_owned()))?;
+        Ok(Fits { strangers, last_leaves_at: fits.last_leaves_at.filter(|_| strangers == 0), ..fits })
+    }
+
+    /// Who wants no more messages that we start.
+    #[must_use]
+    pub fn opt_outs(&self) -> &OptOuts {
+        &self.0.opt_outs
+    }
+
+    /// Somebody wrote to this account, and it is on disk.
+    pub fn on_wrote(&self, chat: ChatId) {
+        self.tell(Input::Wrote(chat));
+    }
+
+    /// Somebody is on the do-not-send list from now on: what waits for them and was started by us is given up.
+    pub fn on_opted_out(&self, chat: ChatId) {
+        self.tell(Input::GiveUp(chat, OPTED_OUT));
+    }
+
+    /// The account is linked no more; what WhatsApp held against it goes with it.
+    pub fn on_account_gone(&self) {
+        self.tell(Input::AccountGone);
     }
 
     /// The server took a message, or refused it.

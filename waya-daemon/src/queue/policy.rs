@@ -53,6 +53,17 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    /// Whether it may have left as a message: what has not counts for no limit.
+    #[must_use]
+    pub const fn may_have_left(&self) -> bool {
+        match self {
+            Self::Offline | Self::Permanent(_) | Self::NotThere(_) | Self::Unanswered(..) => false,
+            Self::Cut(_) | Self::Transient(_) | Self::Refused(_) | Self::NoAnswer => true,
+        }
+    }
+}
+
 /// What is to happen to the row after an attempt that did not succeed. `random` is in `0.0..1.0`.
 #[must_use]
 pub fn after(attempt: &Attempt, attempts: u32, settings: &Snapshot, now: Timestamp, random: f64) -> Change {
@@ -97,16 +108,6 @@ pub fn too_old(most: Duration) -> String {
         _ => format!("{} h", seconds / 3_600),
     };
     format!("waited longer than {span} without reaching WhatsApp (queue.max_age)")
-}
-
-/// What a user reads when this account may not write to strangers; `until` is WhatsApp's word, if it gives one.
-#[must_use]
-pub fn locked(until: Option<Timestamp>) -> String {
-    let nack = NackReason::ReachOutTimelock;
-    match until {
-        Some(until) => format!("{nack}; WhatsApp says until {}", until.to_minute()),
-        None => format!("{nack}; WhatsApp does not say until when"),
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! candidate, and none while one is on its way. One that backs off stays at the head, so it holds its own chat only. One
 //! with a time of its own joins its chat's line when that has come.
 
+mod kept;
 mod line;
 mod people;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use super::policy::BACKOFF_LONGEST;
 use super::ranks::Ranks;
 use crate::model::{ChatId, Lane, MessageId, Timestamp, WhatsAppId};
 use crate::store::OpenMessage;
+use kept::Kept;
 use line::Line;
 use people::People;
 
@@ -57,8 +60,14 @@ pub struct State {
     ready: BTreeSet<(Lane, MessageId)>,
     /// Heads that back off.
     backing_off: BTreeSet<(Timestamp, MessageId)>,
+    /// Heads to strangers, who may not be written to.
+    cold: BTreeSet<(Lane, MessageId)>,
+    /// Heads that leave some time after the last message to the same person, and when.
+    spaced: BTreeSet<(Timestamp, MessageId)>,
+    spaced_until: HashMap<MessageId, Timestamp>,
     /// Not in a line before their time.
     scheduled: BTreeSet<(Timestamp, MessageId)>,
+    kept: Kept,
     people: People,
 }
 
@@ -113,6 +122,10 @@ impl State {
     fn unhead(&mut self, key: &(Lane, ChatId)) {
         let Some(head) = self.lines.get(key).and_then(Line::head) else { return };
         self.ready.remove(&(key.0, head));
+        self.cold.remove(&(key.0, head));
+        if let Some(at) = self.spaced_until.remove(&head) {
+            self.spaced.remove(&(at, head));
+        }
         if let Some(at) = self.entries.get(&head).and_then(|entry| entry.retry_at) {
             self.backing_off.remove(&(at, head));
         }
@@ -124,9 +137,16 @@ impl State {
         match line.head() {
             _ if line.is_empty() => drop(self.lines.remove(key)),
             Some(head) if !line.is_on_its_way() => {
-                match self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now) {
-                    Some(at) => drop(self.backing_off.insert((at, head))),
-                    None => drop(self.ready.insert((key.0, head))),
+                let backs_off = self.entries.get(&head).and_then(|entry| entry.retry_at).filter(|at| *at > now);
+                if let Some(at) = backs_off {
+                    self.backing_off.insert((at, head));
+                } else if self.kept.is_cold(key) {
+                    self.cold.insert((key.0, head));
+                } else if let Some(at) = self.kept.spaced(key, head, now) {
+                    self.spaced.insert((at, head));
+                    self.spaced_until.insert(head, at);
+                } else {
+                    self.ready.insert((key.0, head));
                 }
             }
             _ => {}
@@ -143,6 +163,13 @@ impl State {
         }
         while let Some((at, id)) = self.backing_off.first().copied().filter(|(at, _)| *at <= now) {
             self.backing_off.remove(&(at, id));
+            if let Some(key) = self.key(id) {
+                self.head(&key, now);
+            }
+        }
+        while let Some((at, id)) = self.spaced.first().copied().filter(|(at, _)| *at <= now) {
+            self.spaced.remove(&(at, id));
+            self.spaced_until.remove(&id);
             if let Some(key) = self.key(id) {
                 self.head(&key, now);
             }
@@ -186,7 +213,7 @@ impl State {
     #[must_use]
     pub fn next_time(&self) -> Option<Timestamp> {
         let first = |set: &BTreeSet<(Timestamp, MessageId)>| set.first().map(|(at, _)| *at);
-        [first(&self.scheduled), first(&self.backing_off)].into_iter().flatten().min()
+        [first(&self.scheduled), first(&self.backing_off), first(&self.spaced)].into_iter().flatten().min()
     }
 
     /// One sets off, or leaves its line because its fate is being settled.
@@ -354,13 +381,19 @@ impl State {
     /// Where the messages stand, as of `now`, for whoever asks for many of them.
     #[must_use]
     pub fn places(&self, now: Timestamp) -> Places<'_> {
+        Places { state: self, now, held: OnceCell::new() }
+    }
+
+    /// Those in the lines whose head waits for more than its turn, sorted, by lane.
+    fn held(&self, now: Timestamp) -> [Vec<MessageId>; 4] {
         let mut held: [Vec<MessageId>; 4] = Default::default();
-        for (_, head) in self.backing_off.iter().filter(|(at, _)| *at > now) {
-            let Some(key) = self.key(*head) else { continue };
+        let later = self.backing_off.iter().chain(&self.spaced).filter(|(at, _)| *at > now).map(|(_, head)| *head);
+        for head in later.chain(self.cold.iter().map(|(_, head)| *head)) {
+            let Some(key) = self.key(head) else { continue };
             held[key.0 as usize].extend(self.lines.get(&key).into_iter().flat_map(|line| &line.waiting));
         }
         held.iter_mut().for_each(|ids| ids.sort_unstable());
-        Places { state: self, now, held }
+        held
     }
 }
 
@@ -369,8 +402,8 @@ impl State {
 pub struct Places<'a> {
     state: &'a State,
     now: Timestamp,
-    /// Those in the lines whose head backs off, sorted, by lane.
-    held: [Vec<MessageId>; 4],
+    /// [`State::held`], for those who ask for a place behind others.
+    held: OnceCell<[Vec<MessageId>; 4]>,
 }
 
 impl Places<'_> {
@@ -394,10 +427,29 @@ impl Places<'_> {
         if let Some(at) = backs_off {
             return Some(Place::BackingOff(at));
         }
-        // Those that back off leave some time, not now. Replies have a pace of their own.
-        let moving = |lane: usize| self.state.waiting[lane].len() - self.held[lane].len();
-        let before = self.state.waiting[lane].before(id)? - self.held[lane].partition_point(|held| *held < id);
-        let better = if entry.lane == Lane::Reply { 0 } else { (Lane::High as usize..lane).map(moving).sum() };
+        if self.state.cold.contains(&(entry.lane, head)) {
+            return Some(Place::Cold);
+        }
+        if let Some(at) = self.state.spaced_until.get(&head).filter(|at| **at > self.now) {
+            return Some(Place::Spaced(*at));
+        }
+        // Those that are held leave some time, not now. Replies have a pace of their own.
+        let held = &self.held.get_or_init(|| self.state.held(self.now))[lane];
+        let before = self.state.waiting[lane].before(id)? - held.partition_point(|held| *held < id);
+        let better = if entry.lane == Lane::Reply { 0 } else { self.moving(Lane::High as usize..lane) };
         Some(Place::InLine { ahead: (better + before) as u64, ready: self.state.ready.contains(&(entry.lane, id)) })
+    }
+
+    /// How many of some lanes leave in their turn, as things stand.
+    fn moving(&self, lanes: std::ops::Range<usize>) -> usize {
+        let held = self.held.get_or_init(|| self.state.held(self.now));
+        lanes.map(|lane| self.state.waiting[lane].len() - held[lane].len()).sum()
+    }
+
+    /// How many that share its pace would leave before one that joined this lane now.
+    #[must_use]
+    pub fn ahead_of_a_new_one(&self, lane: Lane) -> u64 {
+        let first = if lane == Lane::Reply { Lane::Reply } else { Lane::High };
+        self.moving(first as usize..lane as usize + 1) as u64
     }
 }

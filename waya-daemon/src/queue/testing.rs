@@ -165,7 +165,7 @@ impl World {
 
     /// Why it waits, and for how long from now.
     pub(super) async fn held(&self, id: MessageId) -> Option<(&'static str, Option<Duration>)> {
-        let hold = self.queue.holds(vec![id]).await.pop().flatten()?;
+        let hold = self.queue.outlooks(vec![id]).await.pop()?.hold?;
         Some((hold.reason, hold.until.map(|until| until.since(self.clock.now()))))
     }
 

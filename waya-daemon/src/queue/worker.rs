@@ -3,7 +3,9 @@
 //! Woken by its line of inputs, by the link, by settings and by time; asleep for good when nothing waits. It never
 //! waits for the store or the network itself: couriers hand over, the settler writes, both tell it how that went.
 
+mod care;
 mod outcomes;
+mod outlook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +16,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Fits;
+use super::care::CareOnTheWay;
+use super::care::opt_outs::OptOuts;
+use super::care::tally::Tally;
 use super::courier::Courier;
 use super::flights::{Flights, Stage};
 use super::gauge::Gauge;
-use super::hold::{self, Conditions, Hold, Pacing};
+use super::hold::Outlook;
 use super::ledger::Ledger;
 use super::pace::{Gaps, Pace, Turn};
 use super::policy::{self, Attempt};
@@ -29,6 +35,7 @@ use crate::model::{Change, ChatId, Lane, MessageId, NackReason, ReceiptKind, Sta
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::OpenMessage;
+use care::Care;
 
 /// So many may be on their way at once …
 const WINDOW: usize = 64;
@@ -56,8 +63,10 @@ pub(super) enum Input {
     Reread(Vec<OpenMessage>),
     /// Pause or resume.
     Pause(bool),
-    /// Why these wait.
-    Holds(Vec<MessageId>, oneshot::Sender<Vec<Option<Hold>>>),
+    /// Why these wait, and when they will leave.
+    Outlooks(Vec<MessageId>, oneshot::Sender<Vec<Outlook>>),
+    /// When messages of this lane would leave, not before that time.
+    Fits(u64, Lane, Option<Timestamp>, oneshot::Sender<Fits>),
     /// Where a message stands in the line.
     Position(MessageId, oneshot::Sender<u64>),
     /// The row is claimed, with this many attempts spent.
@@ -70,8 +79,20 @@ pub(super) enum Input {
     NotHandedOver(MessageId, Attempt),
     /// The server's word.
     ServerAck(WhatsAppId, Option<NackReason>),
-    /// Refused, because this account may not write to strangers until then.
-    Locked(MessageId, Option<Timestamp>),
+    /// Refused, because this account may not write to strangers; whether the recipient has written to it.
+    LockedOut(MessageId, bool),
+    /// WhatsApp says until when it may not.
+    LockedUntil(Option<Timestamp>),
+    /// These have written to this account before.
+    Warm(Vec<ChatId>),
+    /// This one writes to it now.
+    Wrote(ChatId),
+    /// This one wants nothing more that we start; what a user reads of it.
+    GiveUp(ChatId, &'static str),
+    /// Since when this account is linked.
+    Linked(String, Timestamp),
+    /// The account is gone.
+    AccountGone,
     /// A device's word.
     Receipt(WhatsAppId, ReceiptKind, Timestamp),
     /// Where a row stands after a change.
@@ -89,6 +110,8 @@ pub(super) struct View {
     pub(super) in_flight: usize,
     /// When the next one that is no reply may leave.
     pub(super) next_departure: Option<Timestamp>,
+    /// Strangers may not be written to.
+    pub(super) locked: bool,
 }
 
 /// What the worker is made of.
@@ -100,6 +123,7 @@ pub(super) struct Parts {
     pub(super) inputs: mpsc::UnboundedSender<Input>,
     pub(super) view: watch::Sender<View>,
     pub(super) gauge: Arc<Gauge>,
+    pub(super) opt_outs: OptOuts,
 }
 
 pub(super) struct Worker {
@@ -112,6 +136,7 @@ pub(super) struct Worker {
     flights: Flights,
     pace: Pace,
     trouble: Trouble,
+    care: Care,
     paused: bool,
     /// Since when the present connection stands, and which one it is.
     connected_since: Option<Timestamp>,
@@ -129,7 +154,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Puts back what was on its way when the daemon stopped, and takes in all that waits.
     pub(super) async fn open(parts: Parts) -> Self {
-        let Parts { ledger, session, media, settings, inputs, view, gauge } = parts;
+        let Parts { ledger, session, media, settings, inputs, view, gauge, opt_outs } = parts;
         let now = ledger.clock.now();
         let mut state = State::default();
         let (open, interrupted): (Vec<_>, Vec<_>) =
@@ -147,9 +172,12 @@ impl Worker {
         let (settles, asked) = mpsc::unbounded_channel();
         let settler = tokio::spawn(settler::run(ledger.clone(), asked, inputs.clone()));
         let trouble = Trouble::open(&ledger).await;
+        let tally = Arc::<Tally>::default();
+        let as_set = settings.borrow().clone();
+        let care = Care::open(&ledger, &as_set, Arc::clone(&tally)).await;
         let (link, paused) = (session.link(), view.borrow().paused);
-        Self {
-            courier: Courier { ledger, session, media, inputs },
+        let mut worker = Self {
+            courier: Courier { ledger, session, media, inputs, care: CareOnTheWay { opt_outs, tally } },
             link,
             settings,
             view,
@@ -158,6 +186,7 @@ impl Worker {
             flights: Flights::default(),
             pace: Pace::default(),
             trouble,
+            care,
             paused,
             connected_since: None,
             connection: 0,
@@ -167,7 +196,9 @@ impl Worker {
             couriers: JoinSet::new(),
             settler: AbortOnDropHandle::new(settler),
             settles,
-        }
+        };
+        worker.begin_care().await;
+        worker
     }
 
     /// Works until told to stop, then lets what is on its way come to an end for a moment, and puts the rest back.
@@ -181,7 +212,7 @@ impl Worker {
                 () = shutdown.cancelled() => break,
                 Some(input) = inputs.recv() => self.take(input, &mut inputs),
                 Ok(()) = self.link.changed() => self.link_changed(),
-                Ok(()) = self.settings.changed() => {}
+                Ok(()) = self.settings.changed() => self.settings_changed(),
                 Some(_) = self.couriers.join_next(), if !self.couriers.is_empty() => {}
                 () = moves.next() => {}
                 () = sleep_for(sleep) => {}
@@ -207,13 +238,15 @@ impl Worker {
             Input::Accepted(messages) => self.accept(messages),
             Input::Again(open) => {
                 self.flights.remove(open.id);
+                self.look_up(vec![open.chat.clone()]);
                 self.state.insert_again(open, self.now());
             }
             Input::Gone(id) => self.forget(id),
             Input::InDoubt => self.reread(),
             Input::Reread(messages) => self.take_in(messages),
             Input::Pause(paused) => self.paused = paused,
-            Input::Holds(ids, reply) => drop(reply.send(self.holds(&ids))),
+            Input::Outlooks(ids, reply) => drop(reply.send(self.outlooks(&ids))),
+            Input::Fits(count, lane, not_before, reply) => drop(reply.send(self.fits(count, lane, not_before))),
             Input::Position(id, reply) => drop(reply.send(self.state.position(id))),
             Input::Claimed(id, whatsapp_id, attempts) => {
                 self.state.identify(id, whatsapp_id);
@@ -223,6 +256,7 @@ impl Worker {
             }
             Input::NotClaimed(id) => {
                 self.pace.ends(id, false, Instant::now(), 0.0);
+                self.care.never_left(id, self.now());
                 if self.flights.get(id).is_some() {
                     self.forget(id);
                 }
@@ -231,7 +265,13 @@ impl Worker {
             Input::NotHandedOver(id, attempt) => self.not_handed_over(id, &attempt),
             Input::ServerAck(whatsapp_id, None) => self.heard_of(whatsapp_id, Change::Acked),
             Input::ServerAck(whatsapp_id, Some(reason)) => self.refused(&whatsapp_id, reason),
-            Input::Locked(id, until) => self.settle(id, Change::Failed { reason: policy::locked(until) }),
+            Input::LockedOut(id, wrote) => self.kept_or_tried(id, wrote),
+            Input::LockedUntil(until) => self.locked_until(until),
+            Input::Warm(chats) => self.state.warm(chats, self.now()),
+            Input::Wrote(chat) => self.state.wrote(chat, self.now()),
+            Input::GiveUp(chat, reason) => self.give_up(&chat, reason),
+            Input::Linked(phone, since) => self.linked(&phone, since),
+            Input::AccountGone => self.account_gone(),
             Input::Receipt(whatsapp_id, kind, at) => self.heard_of(whatsapp_id, Change::Receipt { kind, at }),
             Input::Settled(settled) => self.settled(settled),
             Input::Pair(lid, phone) => self.state.pair(&lid, &phone, self.now()),
@@ -241,6 +281,9 @@ impl Worker {
     fn accept(&mut self, messages: Vec<OpenMessage>) {
         let now = self.now();
         let mut seen = [0; 4];
+        if self.care.lock.is_some() {
+            self.look_up(messages.iter().map(|open| open.chat.clone()).collect());
+        }
         for open in messages {
             seen[open.lane as usize] += 1;
             self.state.insert(open, now);
@@ -265,6 +308,7 @@ impl Worker {
 
     fn take_in(&mut self, messages: Vec<OpenMessage>) {
         let now = self.now();
+        self.look_up(messages.iter().map(|open| open.chat.clone()).collect());
         // One that has finished meanwhile is found out when it is claimed.
         for open in messages {
             self.state.insert(open, now);
@@ -282,12 +326,25 @@ impl Worker {
         let now = Instant::now();
         while let Some((id, lane)) = self.choose(now) {
             let ask_again = self.state.entry(id).is_some_and(|entry| entry.by_hand);
-            self.state.start(id);
+            self.set_off(id, lane);
             self.flights.add(id, Stage::HandingOver, self.connection);
             self.pace.begins(id, lane, now);
             self.couriers.spawn(self.courier.clone().carry(id, ask_again));
         }
         self.publish(now);
+    }
+
+    /// It leaves its line; what that means for limits and for others to the same person.
+    fn set_off(&mut self, id: MessageId, lane: Lane) {
+        let wall = self.now();
+        if self.state.is_strangers(id) {
+            self.care.trial = Some(id);
+        }
+        self.state.start(id);
+        self.care.sets_off(id, lane, wall);
+        if let Some(chat) = self.state.entry(id).filter(|_| lane != Lane::Reply).map(|entry| entry.chat.clone()) {
+            self.state.left(&chat, id, wall, wall);
+        }
     }
 
     fn gaps(&self) -> Gaps {
@@ -306,54 +363,38 @@ impl Worker {
         if !self.may_send() || self.rest_until.is_some_and(|until| until > now) {
             return None;
         }
-        let gaps = self.gaps();
-        let id = self.state.next(|lane| self.has_room(lane) && self.pace.turn(lane, gaps, now) == Turn::Now)?;
+        let (gaps, wall) = (self.gaps(), self.now());
+        let closed = self.care.closed(wall).is_some();
+        let may_leave = |lane: Lane| {
+            (lane == Lane::Reply || !closed) && self.has_room(lane) && self.pace.turn(lane, gaps, now) == Turn::Now
+        };
+        let stranger = if self.care.may_try(wall) { self.state.next_stranger(may_leave) } else { None };
+        let id = stranger.or_else(|| self.state.next(may_leave))?;
         self.state.entry(id).map(|entry| (id, entry.lane))
     }
 
     fn publish(&self, now: Instant) {
         self.gauge.publish(&self.state);
-        let next_departure = match self.pace.turn(Lane::Normal, self.gaps(), now) {
+        let paced = match self.pace.turn(Lane::Normal, self.gaps(), now) {
             Turn::At(at) => Some(self.now().plus(at - now)),
             Turn::Now | Turn::AfterThis => None,
         };
+        let next_departure = self.care.closed(self.now()).map(|closed| closed.until).max(paced);
         let view = View {
             paused: self.paused,
             oldest: self.state.oldest(),
             scheduled: self.state.scheduled(),
             in_flight: self.flights.len(),
             next_departure,
+            locked: self.care.lock.is_some(),
         };
         self.view.send_if_modified(|seen| std::mem::replace(seen, view) != view);
-    }
-
-    fn holds(&self, ids: &[MessageId]) -> Vec<Option<Hold>> {
-        let (moment, now) = (Instant::now(), self.now());
-        let wall = |at: Instant| now.plus(at.saturating_duration_since(moment));
-        let gaps = self.gaps();
-        let pacing = Lane::ALL.map(|lane| Pacing {
-            next: match self.pace.turn(lane, gaps, moment) {
-                Turn::Now => Some(now),
-                Turn::At(at) => Some(wall(at)),
-                Turn::AfterThis => None,
-            },
-            gap: gaps.usual(lane),
-            room: window(lane).saturating_sub(self.flights.len()),
-        });
-        let link = self.link.borrow();
-        let rest_until = self.rest_until.map(wall);
-        let conditions = Conditions { paused: self.paused, link: &link.state, rest_until, now };
-        let places = self.state.places(now);
-        let hold = |id: &MessageId| {
-            let (lane, place) = places.of(*id)?;
-            hold::hold(place, &conditions, pacing[lane as usize])
-        };
-        ids.iter().map(hold).collect()
     }
 
     /// The link came, went, or was replaced by another one between two looks.
     fn link_changed(&mut self) {
         let link = self.link.borrow_and_update().clone();
+        self.look_who_is_linked();
         let connected_since = link.state.is_connected().then_some(link.since);
         if connected_since == self.connected_since {
             return;
@@ -387,8 +428,11 @@ impl Worker {
             next.extend(self.trouble.due(wall));
             if self.may_send() {
                 next.extend(self.rest_until.filter(|at| *at > now).map(until));
+                next.extend(self.next_opening(wall).map(|at| at.since(wall).min(LONGEST_SLEEP)));
                 let gaps = self.gaps();
-                let turns = Lane::ALL.into_iter().filter(|lane| self.state.has_ready(*lane));
+                let tries = self.care.may_try(wall);
+                let has_next = |lane| self.state.has_ready(lane) || (tries && self.state.has_stranger(lane));
+                let turns = Lane::ALL.into_iter().filter(|lane| has_next(*lane));
                 next.extend(turns.filter_map(|lane| match self.pace.turn(lane, gaps, now) {
                     Turn::At(at) => Some(until(at)),
                     Turn::Now | Turn::AfterThis => None,
@@ -417,9 +461,13 @@ impl Worker {
             // Its ack may be on its way: the repeat carries the same id, and is dropped there if it had arrived.
             self.settle(id, Change::PutBack);
         }
-        let Self { settles, settler, .. } = self;
+        let Self { settles, settler, courier, .. } = self;
         drop(settles);
-        if tokio::time::timeout(DRAIN, settler).await.is_err() {
+        let written = async {
+            let _ = settler.await;
+            courier.care.tally.secure(&courier.ledger).await;
+        };
+        if tokio::time::timeout(DRAIN, written).await.is_err() {
             tracing::warn!("the store did not answer; what was on its way is put back at the next start");
         }
     }

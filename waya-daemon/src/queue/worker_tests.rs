@@ -239,9 +239,9 @@ async fn a_refusal_that_lasts_fails_and_one_that_passes_is_tried_again() {
     let locked = world.accept(1, Lane::Normal).await;
     world.sent(1).await;
     let whatsapp_id = world.message(locked).await.whatsapp_id;
-    world.queue.on_server_ack(whatsapp_id, Some(NackReason::ReachOutTimelock));
+    world.queue.on_server_ack(whatsapp_id, Some(NackReason::NotAllowed(403)));
     let failed = world.until(locked, |message| message.status == Status::Failed).await;
-    assert!(failed.error.unwrap().contains("463"));
+    assert!(failed.error.unwrap().contains("403"));
     let busy = world.accept(2, Lane::Normal).await;
     world.sent(2).await;
     let whatsapp_id = world.message(busy).await.whatsapp_id;

@@ -102,6 +102,64 @@ pub(super) const KEYS: &[Key] = &[
         apply: |snapshot, text| parse::duration(text).map(|value| snapshot.max_age = value),
     },
     Key {
+        name: "queue.daily_cap",
+        default: "0",
+        description: "the most messages a day that you start, answers excepted; 0 = any number",
+        expected: "a number from 0 to 1000000",
+        apply: |snapshot, text| {
+            snapshot.daily_cap = text.parse().ok().filter(|most| *most <= parse::MOST_A_DAY)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "queue.warm_up",
+        default: "",
+        description: "the most of them on the first, second, … day since the account was linked: 20,40,80",
+        expected: "numbers from 1 to 1000000, at most 90, comma-separated; empty for none",
+        apply: |snapshot, text| parse::warm_up(text).map(|value| snapshot.warm_up = value),
+    },
+    Key {
+        name: "queue.quiet_hours",
+        default: "",
+        description: "when nothing leaves but answers: 22:00-07:00",
+        expected: "HH:MM-HH:MM such as 22:00-07:00, of two different times; empty for none",
+        apply: |snapshot, text| {
+            snapshot.quiet_hours = if text.is_empty() { None } else { Some(parse::quiet_hours(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "queue.recipient_gap",
+        default: "0",
+        description: "the least time between two messages to the same person, answers excepted",
+        expected: DURATION,
+        apply: |snapshot, text| parse::duration(text).map(|value| snapshot.recipient_gap = value),
+    },
+    Key {
+        name: "timezone",
+        default: "",
+        description: "where days begin and hours count, such as Asia/Jakarta; empty = where this machine is",
+        expected: "the name of a time zone such as Asia/Jakarta; empty for this machine's",
+        apply: |snapshot, text| {
+            snapshot.timezone = if text.is_empty() { None } else { Some(parse::timezone(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "automation.opt_out_words",
+        default: "",
+        description: "who writes one of these gets nothing any more that you start: STOP,BERHENTI",
+        expected: "words with commas between, at most 50 of 100 bytes; empty for none",
+        apply: |snapshot, text| parse::words(text).map(|value| snapshot.opt_out_words = value),
+    },
+    Key {
+        name: "automation.opt_in_words",
+        default: "MULAI",
+        description: "who writes one of these takes that back, while automation.opt_out_words has any",
+        expected: "words with commas between, at most 50 of 100 bytes; empty for none",
+        apply: |snapshot, text| parse::words(text).map(|value| snapshot.opt_in_words = value),
+    },
+    Key {
         name: "queue.ack_timeout",
         default: "20s",
         description: "how long WhatsApp's server may take to acknowledge a message before it is sent again",

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
 pub use keys::{is_known, keys, validate};
-pub use snapshot::{AllowList, Snapshot};
+pub use snapshot::{AllowList, QuietHours, Snapshot, folded};
 
 use crate::store::{KeyValues, StoreError};
 use keys::{KEYS, Key};

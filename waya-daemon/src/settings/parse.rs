@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::AllowList;
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+
+use super::{AllowList, QuietHours, folded};
 use crate::model::{ChatId, Recipient};
 use crate::net::HostPattern;
 
@@ -88,4 +91,44 @@ pub(super) fn country(text: &str) -> Option<String> {
     let fits =
         (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
     fits.then(|| digits.to_owned())
+}
+
+/// Numbers of messages a day, divided by commas; nothing means none.
+pub(super) fn warm_up(text: &str) -> Option<Vec<u64>> {
+    const MOST_DAYS: usize = 90;
+    let days = text.split(',').map(str::trim).filter(|day| !day.is_empty());
+    let days: Option<Vec<u64>> =
+        days.map(|day| day.parse().ok().filter(|most| (1..=MOST_A_DAY).contains(most))).collect();
+    days.filter(|days| days.len() <= MOST_DAYS)
+}
+
+/// More messages a day than any account sends.
+pub(super) const MOST_A_DAY: u64 = 1_000_000;
+
+/// `22:00-07:00`.
+pub(super) fn quiet_hours(text: &str) -> Option<QuietHours> {
+    let (start, end) = text.split_once('-')?;
+    let hours = QuietHours { start: time(start.trim())?, end: time(end.trim())? };
+    (hours.start != hours.end).then_some(hours)
+}
+
+/// `07:00`.
+fn time(text: &str) -> Option<Time> {
+    let (hour, minute) = text.split_once(':')?;
+    let is_two_digits = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+    let two_digits = |part: &str| part.parse::<i8>().ok().filter(|_| is_two_digits(part));
+    Time::new(two_digits(hour)?, two_digits(minute)?, 0, 0).ok()
+}
+
+/// `Asia/Jakarta`.
+pub(super) fn timezone(text: &str) -> Option<TimeZone> {
+    TimeZone::get(text).ok()
+}
+
+/// Words divided by commas; nothing means none.
+pub(super) fn words(text: &str) -> Option<Vec<String>> {
+    const MOST: usize = 50;
+    const LONGEST: usize = 100;
+    let words: Vec<String> = text.split(',').map(folded).filter(|word| !word.is_empty()).collect();
+    (words.len() <= MOST && words.iter().all(|word| word.len() <= LONGEST)).then_some(words)
 }

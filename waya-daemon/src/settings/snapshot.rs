@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+
 use crate::model::ChatId;
 use crate::net::Policy;
 use crate::store::Keep;
@@ -26,6 +29,20 @@ pub struct Snapshot {
     pub max_attempts: u32,
     /// How long a message may wait offline or backing off; zero means for ever.
     pub max_age: Duration,
+    /// The most messages a day that we start; zero means any number.
+    pub daily_cap: u64,
+    /// The most of them on the first, second … day since the account was linked.
+    pub warm_up: Vec<u64>,
+    /// When nothing that we start leaves.
+    pub quiet_hours: Option<QuietHours>,
+    /// The least time between two messages to the same person that we start.
+    pub recipient_gap: Duration,
+    /// Where days begin and hours count; `None`: where the machine is.
+    pub timezone: Option<TimeZone>,
+    /// Who writes one of these wants no more messages; in the form of [`folded`].
+    pub opt_out_words: Vec<String>,
+    /// Who writes one of these does again.
+    pub opt_in_words: Vec<String>,
     /// How long the server's ack may take.
     pub ack_timeout: Duration,
     /// Finished messages younger than this stay …
@@ -59,6 +76,13 @@ impl Default for Snapshot {
             reply_delay: Duration::from_millis(500),
             max_attempts: 5,
             max_age: Duration::from_hours(24),
+            daily_cap: 0,
+            warm_up: Vec::new(),
+            quiet_hours: None,
+            recipient_gap: Duration::ZERO,
+            timezone: None,
+            opt_out_words: Vec::new(),
+            opt_in_words: vec!["mulai".to_owned()],
             ack_timeout: Duration::from_secs(20),
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
@@ -79,6 +103,27 @@ impl Snapshot {
     pub fn keep(&self) -> Keep {
         Keep { age: self.keep_age, newest: self.keep_newest }
     }
+
+    /// Where days begin and hours count.
+    #[must_use]
+    pub fn zone(&self) -> TimeZone {
+        self.timezone.clone().unwrap_or_else(TimeZone::system)
+    }
+}
+
+/// A part of every day; it may begin on one day and end on the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuietHours {
+    /// From this time of the day on …
+    pub start: Time,
+    /// … until this one, which is another.
+    pub end: Time,
+}
+
+/// A text in the form in which words are compared: without white space around it, and without case.
+#[must_use]
+pub fn folded(text: &str) -> String {
+    text.trim().to_lowercase()
 }
 
 /// Whom messages may go to.

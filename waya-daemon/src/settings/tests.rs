@@ -78,6 +78,17 @@ fn values_that_do_not_fit_are_refused_with_what_would() {
         ("network.allow_hosts", "files.example.com, http://example.com"),
         ("network.deny_hosts", "10.0.0.0/33"),
         ("network.deny_hosts", "example.com:443"),
+        ("queue.daily_cap", "-1"),
+        ("queue.daily_cap", "many"),
+        ("queue.warm_up", "20,0"),
+        ("queue.warm_up", "20;40"),
+        ("queue.quiet_hours", "22:00"),
+        ("queue.quiet_hours", "22:00-22:00"),
+        ("queue.quiet_hours", "22:00-24:00"),
+        ("queue.quiet_hours", "9:00-10:00"),
+        ("queue.quiet_hours", "+1:00-10:00"),
+        ("queue.recipient_gap", "1"),
+        ("timezone", "Jakarta"),
     ] {
         let expected = validate(key, value).unwrap_err();
         assert!(!expected.is_empty(), "{key} = {value}");
@@ -168,4 +179,24 @@ async fn the_network_settings_become_a_policy_at_once() {
     assert_eq!(settings.now().network, expected);
     settings.set("network.allow_hosts", Some("")).await.unwrap();
     assert!(settings.now().network.allow_hosts.is_empty());
+}
+
+#[tokio::test]
+async fn limits_and_words_are_read_as_they_are_written() {
+    let settings = Settings::load(Arc::new(Values::default()), Vec::new()).await.unwrap();
+    for (key, value) in [
+        ("queue.warm_up", "20, 40,80"),
+        ("queue.quiet_hours", "22:00 - 07:30"),
+        ("timezone", "Asia/Jakarta"),
+        ("automation.opt_out_words", "STOP, Berhenti ,"),
+    ] {
+        settings.set(key, Some(value)).await.unwrap();
+    }
+    let snapshot = settings.now().clone();
+    assert_eq!(snapshot.warm_up, [20, 40, 80]);
+    let hours = snapshot.quiet_hours.unwrap();
+    assert_eq!((hours.start, hours.end), (jiff::civil::time(22, 0, 0, 0), jiff::civil::time(7, 30, 0, 0)));
+    assert_eq!(snapshot.zone().iana_name(), Some("Asia/Jakarta"));
+    assert_eq!(snapshot.opt_out_words, ["stop", "berhenti"]);
+    assert_eq!(super::folded(" Stop\n"), "stop");
 }

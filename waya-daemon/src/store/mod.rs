@@ -230,7 +230,8 @@ pub struct Page {
 /// The journal of incoming messages, status changes and link states.
 #[async_trait]
 pub trait Journal: Debug + Send + Sync {
-    /// Commits incoming messages, all or none, each at most once by (chat, sender, id); `true` where it was new.
+    /// Commits incoming messages, all or none, each at most once by (chat, sender, id); `true` where it was new. That
+    /// somebody wrote in private is on their contact's row by the same transaction.
     async fn record_incoming(&self, batch: Vec<Incoming>) -> Result<Vec<bool>, StoreError>;
     /// Adds an event.
     async fn append(&self, body: EventBody, at: Timestamp) -> Result<Cursor, StoreError>;
@@ -255,6 +256,19 @@ pub struct Contact {
     pub push_name: Option<PushName>,
     /// Whether the number is on WhatsApp, and when that was learnt.
     pub registered: Option<(bool, Timestamp)>,
+    /// When they first wrote to this account, as far as is known.
+    pub wrote_at: Option<Timestamp>,
+}
+
+impl Contact {
+    /// That the sender of a private message has written to this account.
+    #[must_use]
+    pub fn of_writer(incoming: &Incoming) -> Option<Self> {
+        let chat = incoming.private_writer()?;
+        let digits = Some(chat.user().to_owned());
+        let (phone, lid) = if chat.phone_number().is_some() { (digits, None) } else { (None, digits) };
+        Some(Self { phone, lid, wrote_at: Some(incoming.timestamp), ..Self::default() })
+    }
 }
 
 /// People, and what was learnt of them.

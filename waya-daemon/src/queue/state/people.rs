@@ -38,6 +38,11 @@ impl People {
         }
     }
 
+    /// The address that a person's line goes by.
+    pub(super) fn shown(&self, chat: ChatId) -> ChatId {
+        self.phones.get(&chat).cloned().unwrap_or(chat)
+    }
+
     fn learn(&mut self, lid: &ChatId, phone: &ChatId) -> BTreeSet<MessageId> {
         if self.phones.len() >= REMEMBERED {
             self.phones.clear();
@@ -55,6 +60,7 @@ impl State {
                 entry.chat = phone.clone();
             }
         }
+        self.keep_as_one(lid, phone);
         for lane in Lane::ALL {
             let (from, into) = ((lane, lid.clone()), (lane, phone.clone()));
             self.unhead(&from);

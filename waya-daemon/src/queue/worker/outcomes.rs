@@ -1,24 +1,19 @@
 //! What became of a message that set off: handed over or not, acknowledged, refused, overdue, settled.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{CUT_GRACE, Input, Worker};
+use super::{CUT_GRACE, Worker};
 use crate::model::{Change, MessageId, NackReason, Status, WhatsAppId};
-use crate::queue::courier::Courier;
 use crate::queue::flights::Stage;
 use crate::queue::policy::{self, Attempt};
 use crate::queue::settler::{Settle, Settled, Target};
 
 /// After "not connected" from a link that seems to be up, nothing is tried for this long.
 const OFFLINE_REST: Duration = Duration::from_secs(1);
-/// A message that was refused waits this long for WhatsApp to say until when.
-const LOCK_ANSWER_TAKES: Duration = Duration::from_secs(10);
 
 impl Worker {
     pub(super) fn handed_over(&mut self, id: MessageId) {
@@ -37,6 +32,9 @@ impl Worker {
     pub(super) fn not_handed_over(&mut self, id: MessageId, attempt: &Attempt) {
         let now = Instant::now();
         self.pace.ends(id, attempt.may_have_reached(), now, rand::random());
+        if !attempt.may_have_left() {
+            self.care.never_left(id, self.now());
+        }
         if *attempt == Attempt::Offline {
             self.rest_until = Some(now + OFFLINE_REST);
         }
@@ -63,6 +61,9 @@ impl Worker {
             let _ = self.settles.send(Settle { target: Target::Sent(whatsapp_id), change, at: self.now() });
             return;
         };
+        if self.care.trial == Some(id) {
+            self.unlock();
+        }
         self.settle(id, change);
     }
 
@@ -70,8 +71,7 @@ impl Worker {
         // A refusal of one that was given up before changes nothing.
         let Some(id) = self.state.by_whatsapp_id(whatsapp_id) else { return };
         if reason == NackReason::ReachOutTimelock {
-            self.ask_until_when(id);
-            return;
+            return self.locked_out(id);
         }
         let attempt = Attempt::Refused(reason);
         if self.flights.get(id).is_some() {
@@ -80,24 +80,6 @@ impl Worker {
             // It waits for another attempt, which is of no use any more.
             self.settle(id, change);
         }
-    }
-
-    /// The refusal does not say how long it holds, and the user wants to know.
-    fn ask_until_when(&mut self, id: MessageId) {
-        if self.flights.get(id).is_none() {
-            self.state.start(id);
-            self.flights.add(id, Stage::Settling, self.connection);
-        }
-        self.flights.set(id, Stage::Settling);
-        let Courier { session, inputs, .. } = self.courier.clone();
-        self.couriers.spawn(async move {
-            let answer = AssertUnwindSafe(session.reach_out_locked_until()).catch_unwind();
-            let until = match tokio::time::timeout(LOCK_ANSWER_TAKES, answer).await {
-                Ok(Ok(until)) => until,
-                Ok(Err(_)) | Err(_) => None,
-            };
-            let _ = inputs.send(Input::Locked(id, until));
-        });
     }
 
     /// What runs out of time: acks, and the grace after a lost connection.
@@ -160,6 +142,7 @@ impl Worker {
                 if flight.stage == Stage::Settling && flight.open_changes == 0 {
                     self.flights.remove(id);
                     self.state.put_back(id, retry_at, self.now());
+                    self.came_back(id);
                 }
             }
             // A receipt or a late ack may finish one that is on its way, or in the line.
@@ -175,6 +158,7 @@ impl Worker {
 
     pub(super) fn forget(&mut self, id: MessageId) {
         self.flights.remove(id);
+        self.care.forget(id);
         self.state.remove(id, self.now());
     }
 }

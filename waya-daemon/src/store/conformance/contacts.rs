@@ -1,13 +1,13 @@
 //! What the address book must do.
 
-use super::at;
-use crate::model::PushName;
+use super::{at, chat, incoming};
+use crate::model::{ChatId, Incoming, PushName};
 use crate::store::{Contact, Store};
 
 fn contact(phone: Option<&str>, lid: Option<&str>, push_name: Option<&str>) -> Contact {
     let text = |text: Option<&str>| text.map(str::to_owned);
     let push_name = push_name.map(|name| said(name, 1));
-    Contact { phone: text(phone), lid: text(lid), push_name, registered: None }
+    Contact { phone: text(phone), lid: text(lid), push_name, ..Contact::default() }
 }
 
 fn said(name: &str, seconds: u64) -> PushName {
@@ -76,4 +76,19 @@ pub async fn the_newest_name_wins(store: &Store) {
     learn(store, [contact(Some("62812"), Some("888"), None)]).await;
     assert_eq!(now().await, Some(said("Budi S.", 12)), "an older name of a row that is merged does not count");
     assert_eq!(store.contacts.count().await, Ok(1));
+}
+
+pub async fn who_wrote_in_private_is_known(store: &Store) {
+    let first = Incoming { timestamp: at(7), ..incoming("A", "Halo", at(8)) };
+    let later = incoming("B", "Halo?", at(9));
+    let by_lid = Incoming { chat: ChatId::lid("99"), sender: ChatId::lid("99"), ..incoming("C", "Halo", at(3)) };
+    let own = Incoming { chat: chat(3), from_me: true, ..incoming("D", "Halo", at(1)) };
+    let in_group = Incoming { chat: ChatId::group("120363"), sender: chat(4), ..incoming("E", "Halo", at(1)) };
+    store.journal.record_incoming(vec![later, first, by_lid, own, in_group]).await.unwrap();
+    let wrote =
+        async |phone: ChatId| store.contacts.by_phone(phone.user()).await.unwrap().and_then(|contact| contact.wrote_at);
+    assert_eq!(wrote(chat(2)).await, Some(at(7)));
+    assert_eq!((wrote(chat(3)).await, wrote(chat(4)).await), (None, None));
+    learn(store, [contact(Some(chat(3).user()), Some("99"), Some("Siti"))]).await;
+    assert_eq!(wrote(chat(3)).await, Some(at(3)), "phone and LID are one person");
 }

@@ -47,7 +47,7 @@ macro_rules! conformance_suite {
                 old_events_go_and_cursors_go_on, what_was_pruned_leaves_nothing_behind;
             contacts: nobody_is_nobody, phone_and_lid_become_one, two_rows_become_one, a_new_lid_replaces_the_old_one,
                 a_merge_leaves_no_old_lid_behind,
-                the_later_word_on_registration_wins, the_newest_name_wins;
+                the_later_word_on_registration_wins, the_newest_name_wins, who_wrote_in_private_is_known;
             chats: a_chat_comes_back_whole, what_is_not_told_again_stays, the_chats_of_phone_and_lid_are_one,
                 chats_become_one_when_their_people_do, nothing_is_left_of_a_forgotten_account;
             values: values_are_set_replaced_and_removed, namespaces_are_apart, a_long_value_comes_back;

@@ -104,6 +104,9 @@ impl Model {
                 self.events.push((incoming.received_at, ModelEvent::Incoming(Box::new(incoming.clone()))));
             }
             new.push(!known);
+            if let Some(writer) = Contact::of_writer(incoming) {
+                self.learn(&writer);
+            }
         }
         new
     }
@@ -124,6 +127,7 @@ impl Model {
                 (Some(a), Some(b)) => Some(if b.1 >= a.1 { b } else { a }),
                 (a, b) => b.or(a),
             };
+            one.wrote_at = one.wrote_at.into_iter().chain(part.wrote_at).min();
         }
         self.contacts.push(one);
     }

@@ -128,7 +128,7 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
                 let text = |n: Option<u8>| n.map(|n| format!("100{n}"));
                 let registered = name.map(|n| (n % 2 == 0, now));
                 let push_name = text(name).map(|text| PushName { text, at: now });
-                let contact = Contact { phone: text(phone), lid: text(lid), push_name, registered };
+                let contact = Contact { phone: text(phone), lid: text(lid), push_name, registered, wrote_at: None };
                 model.learn(&contact);
                 assert_eq!(store.contacts.learn(vec![contact]).await, Ok(()));
             }

@@ -39,6 +39,8 @@ pub struct ContactRecord {
     /// When `push_name` was said.
     #[prost(uint64, tag = "6")]
     pub named_at: u64,
+    #[prost(uint64, optional, tag = "7")]
+    pub wrote_at: Option<u64>,
 }
 
 #[async_trait]
@@ -119,7 +121,8 @@ pub fn decode(payload: &[u8]) -> Result<Contact, Bad> {
     let registered = record.registered_at.map(|at| (record.registered, Timestamp::from_millis(at)));
     let at = Timestamp::from_millis(record.named_at);
     let push_name = record.push_name.map(|text| PushName { text, at });
-    Ok(Contact { phone: record.phone, lid: record.lid, push_name, registered })
+    let wrote_at = record.wrote_at.map(Timestamp::from_millis);
+    Ok(Contact { phone: record.phone, lid: record.lid, push_name, registered, wrote_at })
 }
 
 fn write(key: &[u8], contact: &Contact) -> IVec {
@@ -130,6 +133,7 @@ fn write(key: &[u8], contact: &Contact) -> IVec {
         registered: contact.registered.is_some_and(|(registered, _)| registered),
         registered_at: contact.registered.map(|(_, at)| at.as_millis()),
         named_at: contact.push_name.as_ref().map_or(0, |name| name.at.as_millis()),
+        wrote_at: contact.wrote_at.map(Timestamp::as_millis),
     };
     codec::seal(key, &record.encode_to_vec())
 }
@@ -178,6 +182,7 @@ fn merged(known: Contact, learnt: Contact) -> Contact {
             (Some(known), Some(learnt)) => Some(newer(known, learnt)),
             (known, learnt) => learnt.or(known),
         },
+        wrote_at: known.wrote_at.into_iter().chain(learnt.wrote_at).min(),
     }
 }
 

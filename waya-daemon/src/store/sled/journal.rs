@@ -5,6 +5,7 @@ use sled::IVec;
 use tokio::sync::watch;
 
 use super::codec::MAX_PAYLOAD;
+use super::contacts;
 use super::engine::Engine;
 use super::events::{self, Payload};
 use super::group::Group;
@@ -13,13 +14,14 @@ use super::rows::Rows;
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, event_key, incoming_key, incoming_prefix, number, number_key, seen_keys};
 use crate::model::{Cursor, EventBody, Incoming, Timestamp};
-use crate::store::{Journal, Keep, Page, StoreError};
+use crate::store::{Contact, Journal, Keep, Page, StoreError};
 
 #[async_trait]
 impl Journal for Rows {
     async fn record_incoming(&self, batch: Vec<Incoming>) -> Result<Vec<bool>, StoreError> {
         let mut seen = Vec::with_capacity(batch.len());
         let mut payloads = Vec::with_capacity(batch.len());
+        let writers: Vec<Contact> = batch.iter().filter_map(Contact::of_writer).collect();
         for incoming in batch {
             seen.push((seen_keys(&incoming), incoming.id.clone()));
             let at = incoming.received_at;
@@ -38,6 +40,9 @@ impl Journal for Rows {
                     group.insert(Tree::IncomingIds, incoming_key(&id, &event_key(cursor)), IVec::default())?;
                 }
                 new.push(fresh);
+            }
+            for writer in writers {
+                contacts::learn(group, writer)?;
             }
             Ok(new)
         };
