@@ -86,6 +86,7 @@ impl Daemon {
             queue: account.queue.clone(),
             store: account.store.clone(),
             whatsapp: Arc::clone(&account.session),
+            deliver: account.deliver.clone(),
             settings: account.settings.clone(),
             keys,
             bus: account.bus.clone(),

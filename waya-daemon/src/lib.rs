@@ -20,6 +20,7 @@ pub mod preview;
 
 pub mod session;
 
+pub mod deliver;
 pub mod queue;
 
 pub mod dispatch;

@@ -13,6 +13,7 @@ mod passkey;
 mod qr;
 mod queue;
 mod recipients;
+mod render;
 mod send;
 mod session;
 mod settings;
@@ -21,6 +22,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod webhooks;
 mod when;
 
 use std::sync::Arc;
@@ -33,12 +35,15 @@ pub use idempotency::{MAX_KEY_CHARS, body_hash};
 pub use keys::{ApiKeys, ensure_key};
 pub use message::{MessageChanges, WaitFor};
 pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
+pub use render::Payloads;
 pub use send::{Content, IdempotencyKey, MAX_RECIPIENTS, PersonalMessage, Priority, SendRequest};
 pub use session::{DaemonInfo, Login};
+pub use webhooks::WebhookRequest;
 pub use when::{from_millis as time_from_millis, from_text as time_from_text};
 
 use crate::bus::Bus;
 use crate::clock::Clock;
+use crate::deliver::Deliver;
 use crate::queue::Queue;
 use crate::session::WhatsApp;
 use crate::settings::Settings;
@@ -56,6 +61,8 @@ pub struct Parts {
     pub store: Store,
     /// The link to WhatsApp.
     pub whatsapp: Arc<dyn WhatsApp>,
+    /// Webhooks.
+    pub deliver: Deliver,
     /// What the user may change.
     pub settings: Settings,
     /// The API key.

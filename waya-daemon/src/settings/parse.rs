@@ -73,3 +73,9 @@ pub(super) fn country(text: &str) -> Option<String> {
         (1..=3).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
     fits.then(|| digits.to_owned())
 }
+
+/// An absolute URL of HTTP.
+pub(super) fn url(text: &str) -> Option<String> {
+    let parsed = reqwest::Url::parse(text).ok().filter(|_| text.len() <= 2048)?;
+    (matches!(parsed.scheme(), "http" | "https") && parsed.has_host()).then(|| text.to_owned())
+}

@@ -78,6 +78,9 @@ fn values_that_do_not_fit_are_refused_with_what_would() {
         ("network.allow_hosts", "files.example.com, http://example.com"),
         ("network.deny_hosts", "10.0.0.0/33"),
         ("network.deny_hosts", "example.com:443"),
+        ("alerts.webhook", "ftp://example.org/"),
+        ("alerts.webhook", "example.org/alerts"),
+        ("alerts.offline_after", "soon"),
     ] {
         let expected = validate(key, value).unwrap_err();
         assert!(!expected.is_empty(), "{key} = {value}");

@@ -9,6 +9,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "test-util"))]
 pub mod failing;
 pub mod sled;
+pub mod webhooks;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use by_phone::ByPhone;
+pub use webhooks::Webhooks;
 
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, Message, MessageId, NewMessage, PushName,
@@ -312,6 +314,8 @@ pub struct Store {
     pub chats: std::sync::Arc<dyn ChatList>,
     /// Settings and marks.
     pub values: std::sync::Arc<dyn KeyValues>,
+    /// Webhooks and their deliveries.
+    pub webhooks: std::sync::Arc<dyn Webhooks>,
     /// Whether it works.
     pub health: watch::Receiver<StoreHealth>,
 }

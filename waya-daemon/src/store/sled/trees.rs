@@ -39,10 +39,18 @@ pub enum Tree {
     Quarantine = 13,
     /// The chat list: private chats by the row number of the person, the others by address.
     Chats = 14,
+    /// Webhooks by id.
+    Webhooks = 15,
+    /// Where each webhook stands in the journal, by its id.
+    WebhookPlaces = 16,
+    /// What webhooks are still to be told, by webhook, state and place in the journal.
+    Notices = 17,
+    /// The newest deliveries, by webhook and number.
+    Deliveries = 18,
 }
 
 /// How many trees there are.
-pub const TREES: usize = 15;
+pub const TREES: usize = 19;
 
 impl Tree {
     /// All trees, in the order of their numbers.
@@ -62,13 +70,27 @@ impl Tree {
         Self::Bodies,
         Self::Quarantine,
         Self::Chats,
+        Self::Webhooks,
+        Self::WebhookPlaces,
+        Self::Notices,
+        Self::Deliveries,
     ];
 
     /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
     /// their people, so that a copy made while rows are written never knows a request without its messages, or a chat
-    /// without its person.
-    pub const RECORDS: [Self; 6] =
-        [Self::Idempotency, Self::Messages, Self::Events, Self::Chats, Self::Contacts, Self::Values];
+    /// without its person. A webhook's place comes before what it is still to be told: told twice is better than never.
+    pub const RECORDS: [Self; 10] = [
+        Self::Idempotency,
+        Self::Messages,
+        Self::WebhookPlaces,
+        Self::Notices,
+        Self::Events,
+        Self::Chats,
+        Self::Contacts,
+        Self::Values,
+        Self::Webhooks,
+        Self::Deliveries,
+    ];
 
     /// What is made from the records.
     pub const INDEXES: [Self; 7] = [
@@ -99,6 +121,10 @@ impl Tree {
             Self::Bodies => "bodies",
             Self::Quarantine => "quarantine",
             Self::Chats => "chats",
+            Self::Webhooks => "webhooks",
+            Self::WebhookPlaces => "webhook_places",
+            Self::Notices => "notices",
+            Self::Deliveries => "deliveries",
         }
     }
 }
