@@ -57,7 +57,12 @@ async fn what_happens_is_told_in_order() -> Result<()> {
 
     world.fault("cut", &[]).await?;
     until("the cut is told, and its end", || async {
-        let states: Vec<Value> = receiver.told().iter().filter(|body| body["event"] == "session.state").map(|body| body["payload"]["state"].clone()).collect();
+        let states: Vec<Value> = receiver
+            .told()
+            .iter()
+            .filter(|body| body["event"] == "session.state")
+            .map(|body| body["payload"]["state"].clone())
+            .collect();
         ensure!(states.last() == Some(&json!("connected")), "{states:?}");
         Ok(())
     })
@@ -65,7 +70,10 @@ async fn what_happens_is_told_in_order() -> Result<()> {
     let logs = world.waya_json(&["webhooks", "logs", &webhook])?;
     assert!(logs["deliveries"].as_array().is_some_and(|rows| rows.iter().all(|row| row["status"] == 200)), "{logs}");
     let tested = world.waya_json(&["webhooks", "test", &webhook])?;
-    assert_eq!((&tested["status"], &tested["event"], &tested["error"]), (&json!(200), &json!("webhook.test"), &Value::Null));
+    assert_eq!(
+        (&tested["status"], &tested["event"], &tested["error"]),
+        (&json!(200), &json!("webhook.test"), &Value::Null)
+    );
     let list = world.waya(&["webhooks", "list"])?;
     assert!(!String::from_utf8_lossy(&list.stdout).contains(SECRET) && !world.log()?.contains(SECRET));
     assert_eq!(world.waya(&["webhooks", "remove", &webhook])?.status.code(), Some(0));

@@ -92,7 +92,7 @@ impl Account {
         let deliver = deliver::Setup {
             store: store.clone(),
             clock: Arc::clone(&clock),
-            poster: Arc::new(HttpPoster::new(fetcher)),
+            poster: Arc::new(HttpPoster(fetcher)),
             render: Arc::new(Payloads(store.clone())),
             link: session.link(),
             session_name: config.profile.clone(),

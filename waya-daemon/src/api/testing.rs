@@ -19,6 +19,7 @@ use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, Notice,
     OfflineReason, Status, Timestamp, Webhook, WebhookId, WhatsAppId,
 };
+use crate::net::{Fetcher, Policy};
 use crate::queue::Queue;
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
@@ -426,7 +427,7 @@ impl World {
         let deliver = deliver::Setup {
             store: store.clone(),
             clock: clock.clone(),
-            poster: Arc::new(HttpPoster::new(None).unwrap()),
+            poster: Arc::new(HttpPoster(Fetcher::new(watch::channel(Policy::default()).1, None))),
             render: Arc::new(Payloads(store.clone())),
             link: crate::session::WhatsApp::link(&*whatsapp),
             session_name: "default".to_owned(),

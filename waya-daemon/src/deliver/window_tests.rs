@@ -116,7 +116,13 @@ impl World {
         match step {
             Step::Happens(number) => {
                 let cursor = self.journal.len() as u64 + 1;
-                let subject = if *number == 4 { Subject::Session } else if *number > 1 { chat(*number) } else { message(*number) };
+                let subject = if *number == 4 {
+                    Subject::Session
+                } else if *number > 1 {
+                    chat(*number)
+                } else {
+                    message(*number)
+                };
                 self.journal.push((notice(cursor, Topic::Sent), subject));
                 self.read(Cursor(cursor - 1));
             }
@@ -275,7 +281,8 @@ fn a_day_is_the_end_also_for_what_was_never_tried() {
     assert_eq!(reasons[..1], [(1, "503")]);
     assert_eq!(reasons[5..], [(6, "the receiver took nothing: 503")]);
     assert_eq!(window.entries.len(), 1);
-    let gone = window.read(notice(8, Topic::Session), Subject::of(&EventBody::Link(LinkState::Connected)), at(day), at(day));
+    let gone =
+        window.read(notice(8, Topic::Session), Subject::of(&EventBody::Link(LinkState::Connected)), at(day), at(day));
     assert_eq!(gone, None);
     window.next(at(day + 100));
     let parked = window.refused(notice(7, Topic::Incoming), "410".to_owned(), true, at(day + 100), 1.0);

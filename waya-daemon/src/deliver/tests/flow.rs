@@ -83,7 +83,9 @@ async fn nobody_listening_is_only_waited_for() {
     world.becomes(1, &STEPS).await;
     until("it was tried", async || !world.deliver.deliveries(&id, 1).await.unwrap().is_empty()).await;
     let failed = world.deliver.deliveries(&id, 1).await.unwrap().remove(0);
-    assert!(failed.status.is_none() && failed.error.as_deref().is_some_and(|error| error.starts_with("cannot connect")));
+    assert!(
+        failed.status.is_none() && failed.error.as_deref().is_some_and(|error| error.starts_with("cannot connect"))
+    );
     let receiver = Receiver::start_at(&address).await;
     assert_eq!(receiver.until_took(3).await.len(), 3);
     world.stop().await;
@@ -148,7 +150,12 @@ async fn what_is_never_taken_is_parked_and_told_again_on_the_users_word() {
     let told = ["message.sent", "message.delivered", "message.read"];
     until("the others are", async || events(&receiver.took(), &bad) == told).await;
     until("nothing is parked", async || world.place(&id).await.parked + world.place(&id).await.waiting == 0).await;
-    let ids: Vec<String> = receiver.got().into_iter().filter(|got| got.event == "message.sent" && got.subject == bad).map(|got| got.id).collect();
+    let ids: Vec<String> = receiver
+        .got()
+        .into_iter()
+        .filter(|got| got.event == "message.sent" && got.subject == bad)
+        .map(|got| got.id)
+        .collect();
     assert!(ids.iter().all(|id| *id == parked[0].event_id));
     let wrong = world.deliver.redeliver(&id, Some("evt_1")).await;
     assert!(matches!(wrong, Err(DeliverError::Event(_))));

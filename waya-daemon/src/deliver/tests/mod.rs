@@ -21,6 +21,7 @@ use crate::model::{
     Ack, ChatId, Cursor, Event, EventBody, LinkState, MessageId, Secret, Status, StatusChanged, Timestamp, Topic,
     Topics, Webhook, WebhookId,
 };
+use crate::net::{Fetcher, Policy};
 use crate::session::{Link, Me};
 use crate::store::sled::{Handle, OpenOptions, Opened, open};
 use crate::store::webhooks::Place;
@@ -148,7 +149,7 @@ async fn start(
     let setup = Setup {
         store: store.clone(),
         clock: Arc::new(SystemClock),
-        poster: Arc::new(HttpPoster::new(None).unwrap()),
+        poster: Arc::new(HttpPoster(Fetcher::new(watch::channel(Policy::default()).1, None))),
         render: Arc::new(Plain),
         link: link.subscribe(),
         session_name: "default".to_owned(),

@@ -146,7 +146,8 @@ async fn take(State(behaviour): State<Arc<Mutex<Behaviour>>>, headers: HeaderMap
         Answer::Hang => std::future::pending().await,
         Answer::Redirect(to) => (StatusCode::FOUND, [("Location", to)]).into_response(),
         Answer::Endless => {
-            let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+            let chunks =
+                futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
             Response::new(Body::from_stream(chunks))
         }
     }
