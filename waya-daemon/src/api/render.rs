@@ -126,8 +126,33 @@ mod tests {
     async fn what_came_in_and_the_session_look_as_elsewhere() {
         let world = World::new().await;
         let came = payload(&world, Topic::Incoming, EventBody::Message(Box::new(incoming("A", "Halo")))).await;
-        insta::assert_json_snapshot!(came, @"");
+        insta::assert_json_snapshot!(came, @r#"
+        {
+          "author": "6281200000002@c.us",
+          "body": "Halo",
+          "chatId": "120363@g.us",
+          "from": "120363@g.us",
+          "fromMe": false,
+          "id": "A",
+          "isGroup": true,
+          "senderLid": "991",
+          "senderName": "Budi",
+          "timestamp": 1800000000000,
+          "type": "chat"
+        }
+        "#);
         let offline = LinkState::Offline { reason: OfflineReason("no network".to_owned()), retry_at: None };
-        insta::assert_json_snapshot!(payload(&world, Topic::Session, EventBody::Link(offline)).await, @"");
+        insta::assert_json_snapshot!(payload(&world, Topic::Session, EventBody::Link(offline)).await, @r#"
+        {
+          "me": null,
+          "pairingCode": null,
+          "passkey": null,
+          "qr": null,
+          "reason": "no network",
+          "retryAt": null,
+          "since": 7,
+          "state": "offline"
+        }
+        "#);
     }
 }

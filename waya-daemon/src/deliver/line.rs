@@ -79,34 +79,28 @@ impl Line {
         }
     }
 
-    /// Until it is told to stop.
+    /// Until it is told to stop; never in the middle of a write, which would be carried out and then done again.
     pub(super) async fn run(mut self) {
-        let stop = self.wires.stop.clone();
-        let working = async {
-            self.persist(Work::Reload).await;
-            loop {
-                self.turn().await;
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = working => {}
+        self.persist(Work::Reload).await;
+        while !self.wires.stop.is_cancelled() {
+            self.turn().await;
         }
         self.end().await;
     }
 
     async fn turn(&mut self) {
         let mut newest = self.parts.store.journal.newest();
-        let reload = Arc::clone(&self.wires.reload);
-        self.begin_attempts();
+        let (reload, stop) = (Arc::clone(&self.wires.reload), self.wires.stop.clone());
+        // One moment for the choice and for when to look again, so that nothing becomes due between the two.
+        let now = self.parts.clock.now();
+        self.begin_attempts(now);
         if self.window.has_room() && self.window.read_to() < *newest.borrow_and_update() {
             self.persist(Work::Read).await;
             self.write_if_due().await;
             return;
         }
         self.write_if_due().await;
-        let now = self.parts.clock.now();
-        let sleep = self.window.wake_at(now).map(|at| at.since(now));
+        let sleep = self.window.wake_at(now).map(|at| at.since(self.parts.clock.now()));
         let mut moves = self.parts.clock.moves();
         tokio::select! {
             Some(ended) = self.attempts.join_next() => {
@@ -120,11 +114,12 @@ impl Line {
             _ = self.wires.webhook.changed() => {}
             () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {}
             () = moves.next() => {}
+            () = stop.cancelled() => {}
         }
     }
 
-    fn begin_attempts(&mut self) {
-        while let Some((notice, number)) = self.window.next(self.parts.clock.now()) {
+    fn begin_attempts(&mut self, now: Timestamp) {
+        while let Some((notice, number)) = self.window.next(now) {
             let webhook = self.wires.webhook.borrow().clone();
             self.attempts.spawn(attempt::carry_out(Arc::clone(&self.parts), webhook, notice, number));
         }
@@ -261,7 +256,10 @@ impl Line {
             if !std::mem::replace(&mut waits, true) {
                 tracing::warn!(%error, ?work, "a webhook waits for the store");
             }
-            self.parts.store.come_back().await;
+            tokio::select! {
+                () = self.parts.store.come_back() => {}
+                () = self.wires.stop.cancelled() => return,
+            }
         }
     }
 

@@ -183,8 +183,8 @@ impl Deliver {
     pub async fn change(&self, webhook: Webhook, from_now: bool) -> Result<(), DeliverError> {
         let (id, deliver) = (webhook.id.clone(), self.clone());
         let changed = async move {
-            if from_now {
-                // Its line would go on where it is.
+            if from_now || !webhook.enabled {
+                // Its line would go on where it is, and a disabled one is told nothing from the answer on.
                 deliver.end_line(&webhook.id).await;
             }
             let there = deliver.parts.store.webhooks.change(webhook, from_now).await;

@@ -83,7 +83,7 @@ mod tests {
             let post = Post { url: url.clone(), headers: vec![("X-A", "b".to_owned())], body: b"{}".to_vec() };
             async move { poster.post(post).await.unwrap_err().to_string() }
         };
-        let denied = Policy { deny_hosts: vec![HostPattern::parse("127.0.0.0/8").unwrap()], ..Policy::default() };
+        let denied = Policy { deny_hosts: vec!["127.0.0.0/8".parse::<HostPattern>().unwrap()], ..Policy::default() };
         assert_eq!(post(denied).await, "refused: 127.0.0.1 is in network.deny_hosts");
         drop(listener);
         let refused = post(Policy::default()).await;

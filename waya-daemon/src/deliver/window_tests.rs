@@ -186,12 +186,12 @@ proptest! {
                 break;
             }
             world.step(&Step::Begin);
-            world.step(&Step::Told(0));
             if world.on_their_way.is_empty() {
                 let wake = world.window.wake_at(world.now);
                 prop_assert!(wake.is_some() || world.window.entries.is_empty(), "it would sleep for ever");
                 world.now = wake.unwrap_or(world.now).max(world.now);
             }
+            world.step(&Step::Told(0));
         }
         prop_assert!(world.window.entries.is_empty(), "something is never told");
         for (notice, _) in &world.journal {

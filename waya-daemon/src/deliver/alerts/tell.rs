@@ -107,10 +107,7 @@ mod tests {
         assert_eq!(command("no-such-command-at-all", b"x").await, Ended::Code(Some(127)));
         // More than a pipe holds, both ways.
         let much = vec![b'x'; 1 << 20];
-        assert_eq!(
-            command("cat; cat >&2 </dev/zero | head -c 0; head -c 300000 /dev/zero", &much).await,
-            Ended::Code(Some(0))
-        );
+        assert_eq!(command("cat; head -c 300000 /dev/zero >&2", &much).await, Ended::Code(Some(0)));
     }
 
     #[tokio::test]
