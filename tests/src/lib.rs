@@ -6,6 +6,7 @@ pub mod http;
 pub mod port;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod world;
 
 pub use http::{Api, answer};

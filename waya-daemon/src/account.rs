@@ -13,10 +13,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::Payloads;
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::Seams;
+use crate::deliver::{self, Deliver, HttpPoster, Patience};
 use crate::dispatch::{self, JournalInbox};
 use crate::media::{Limits, Media};
 use crate::model::Kind;
@@ -45,10 +47,8 @@ pub(crate) struct Account {
     pub(crate) session: Arc<dyn WhatsApp>,
     pub(crate) queue: Queue,
     pub(crate) media: Media,
+    pub(crate) deliver: Deliver,
     pub(crate) bus: Bus,
-    /// HTTP to hosts that others name.
-    #[expect(dead_code, reason = "webhooks take it from here")]
-    pub(crate) fetcher: Fetcher,
     store_handle: sled::Handle,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -103,11 +103,27 @@ impl Account {
         queue_is.send_replace(Some(queue.clone()));
         let (old_writers, stopped) = (dispatch::learn_old_writers(store.clone()), stop.clone());
         tasks.spawn(async move { stopped.run_until_cancelled(old_writers).await });
+        let deliver = deliver::Setup {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            poster: Arc::new(HttpPoster(fetcher)),
+            render: Arc::new(Payloads(store.clone())),
+            link: session.link(),
+            session_name: config.profile.clone(),
+            patience: Patience::default(),
+        };
+        let deliver = Deliver::start(deliver, &tasks, stop.clone()).await?;
+        let oldest_waiting = queue.clone();
+        let watched = deliver::alerts::Watched {
+            settings: settings.watch(),
+            oldest_waiting: Arc::new(move || oldest_waiting.oldest_pending()),
+        };
+        tasks.spawn(deliver::alerts::run(deliver.clone(), watched, stop.clone()));
         // It does not stop with the queue: how the session ended is still to be told.
         let last_call = CancellationToken::new();
         let dispatch = dispatch::run(events, queue.clone(), store.clone(), bus.clone(), clock, last_call.clone());
         let dispatch = (tokio::spawn(dispatch), last_call);
-        Ok(Self { store, settings, session, queue, media, bus, fetcher, store_handle, stop, tasks, dispatch })
+        Ok(Self { store, settings, session, queue, media, deliver, bus, store_handle, stop, tasks, dispatch })
     }
 
     /// Lets what is on its way come to an end and closes the connection, by `deadline`; then closes the store.

@@ -87,6 +87,7 @@ impl Daemon {
             store: account.store.clone(),
             media: account.media.clone(),
             whatsapp: Arc::clone(&account.session),
+            deliver: account.deliver.clone(),
             settings: account.settings.clone(),
             keys,
             bus: account.bus.clone(),

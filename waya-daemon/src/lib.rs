@@ -22,6 +22,7 @@ pub mod media;
 
 pub mod session;
 
+pub mod deliver;
 pub mod queue;
 
 pub mod dispatch;

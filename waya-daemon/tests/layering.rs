@@ -18,9 +18,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What `network.*` may say is read by those who hold to it.
     ("settings", &["model", "net", "store"]),
     ("queue", &["model", "clock", "bus", "store", "media", "session", "settings"]),
+    // Of `session` the link alone: who is linked stands in each delivery, and an alert may be about it.
+    ("deliver", &["model", "clock", "store", "net", "session", "settings"]),
     // The settings say which words it listens for.
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session", "settings"]),
-    ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings"]),
+    // `deliver` as `queue`: use cases steer it, and what it tells looks as answers do.
+    ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings", "deliver"]),
     ("http", &["api", "model"]),
     ("grpc", &["api", "model"]),
     ("args", &[]),

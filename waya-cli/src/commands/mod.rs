@@ -19,6 +19,7 @@ mod status;
 mod table;
 mod text;
 mod wait;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub enum Command {
     /// Show and change what may change while the daemon runs
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
+    /// Have URLs told what happens, signed, and look after that
+    #[command(subcommand)]
+    Webhooks(webhooks::WebhooksCommand),
     /// Play the other side on a waya-sandbox daemon
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
@@ -100,6 +104,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::OptOuts(command) => opt_outs::run(command, context).await,
         Command::Events(args) => events::run(args, context).await,
         Command::Settings(command) => settings::run(command, context).await,
+        Command::Webhooks(command) => webhooks::run(command, context).await,
         Command::Sandbox(command) => sandbox::run(command, context).await,
         Command::Completions(args) => completions::run(&args, context),
     }

@@ -8,6 +8,7 @@ pub mod queue;
 pub mod sandbox;
 pub mod session;
 pub mod settings;
+pub mod webhooks;
 
 use waya_proto::v1;
 

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use crate::deliver::DeliverError;
 use crate::media::MediaError;
-use crate::model::{InvalidRecipient, Status};
+use crate::model::{InvalidRecipient, InvalidWebhookId, Status};
 use crate::session::SessionError;
 use crate::settings::SettingsError;
 use crate::store::StoreError;
@@ -89,6 +90,12 @@ pub enum ApiError {
     /// The message need not be tried again.
     #[error("only a failed or cancelled message can be tried again; this one is {}", .0.as_str())]
     NotRetryable(Status),
+    /// The text is no webhook's id.
+    #[error(transparent)]
+    NoSuchWebhook(InvalidWebhookId),
+    /// Something cannot be done with webhooks.
+    #[error(transparent)]
+    Webhook(DeliverError),
     /// A setting was not read or changed.
     #[error(transparent)]
     Setting(SettingsError),
@@ -144,7 +151,12 @@ impl ApiError {
             Self::NotImplemented(_) => "not_implemented",
             Self::TooLarge(_) | Self::InvalidMedia { problem: MediaError::TooLarge { .. }, .. } => "too_large",
             Self::IdempotencyConflict => "idempotency_conflict",
-            Self::NoSuchMessage(_) | Self::NotOptedOut(_) | Self::Setting(SettingsError::Unknown(_)) => "not_found",
+            Self::NoSuchMessage(_)
+            | Self::NotOptedOut(_)
+            | Self::NoSuchWebhook(_)
+            | Self::Webhook(DeliverError::Unknown(_) | DeliverError::Event(_) | DeliverError::NotParked(_))
+            | Self::Setting(SettingsError::Unknown(_)) => "not_found",
+            Self::Webhook(DeliverError::TooMany(_)) => "too_many",
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRetryable(_) => "not_retryable",
             Self::Setting(SettingsError::Pinned { .. }) => "pinned",
@@ -156,6 +168,7 @@ impl ApiError {
             Self::Session(SessionError::Other(_)) | Self::KeyFile(_) => "internal",
             Self::Store(_)
             | Self::Setting(SettingsError::Store(_))
+            | Self::Webhook(DeliverError::Store(_))
             | Self::InvalidMedia { problem: MediaError::Io(_), .. } => "store_unavailable",
             Self::InvalidMedia { .. } => "invalid_media",
         }

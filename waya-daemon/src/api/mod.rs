@@ -18,6 +18,7 @@ mod passkey;
 mod qr;
 mod queue;
 mod recipients;
+mod render;
 mod send;
 mod session;
 mod settings;
@@ -26,6 +27,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod webhooks;
 mod when;
 
 use std::sync::Arc;
@@ -40,12 +42,15 @@ pub use incoming_media::MediaFile;
 pub use keys::{ApiKeys, ensure_key};
 pub use message::{MessageChanges, WaitFor};
 pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
+pub use render::Payloads;
 pub use send::{Content, IdempotencyKey, MAX_RECIPIENTS, PersonalMessage, Priority, SendRequest};
 pub use session::{DaemonInfo, Login};
+pub use webhooks::WebhookRequest;
 pub use when::{from_millis as time_from_millis, from_text as time_from_text};
 
 use crate::bus::Bus;
 use crate::clock::Clock;
+use crate::deliver::Deliver;
 use crate::media::Media;
 use crate::queue::Queue;
 use crate::session::WhatsApp;
@@ -66,6 +71,8 @@ pub struct Parts {
     pub media: Media,
     /// The link to WhatsApp.
     pub whatsapp: Arc<dyn WhatsApp>,
+    /// Webhooks.
+    pub deliver: Deliver,
     /// What the user may change.
     pub settings: Settings,
     /// The API key.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,21 +11,23 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Api, DaemonInfo, Parts, ensure_key};
+use super::{Api, Content, DaemonInfo, Parts, Payloads, SendRequest, ensure_key};
 use crate::bus::Bus;
 use crate::clock::{Clock, SystemClock};
+use crate::deliver::{self, Deliver, HttpPoster, Patience};
 use crate::media::{Limits, Media};
 use crate::model::{
-    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, OfflineReason,
-    Status, Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, Notice,
+    OfflineReason, Status, Timestamp, Webhook, WebhookId, WhatsAppId,
 };
 use crate::net::{Fetcher, Policy};
 use crate::queue::{self, Queue};
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
+use crate::store::webhooks::{Delivery, NoticeFilter, Place, Settled, Settlement, StandingWebhook, Unsettled};
 use crate::store::{
     AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues,
-    ListFilter, OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth,
+    ListFilter, OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth, Webhooks,
 };
 
 /// Rows in memory; refuses everything while `down`.
@@ -45,6 +47,17 @@ struct Rows {
     contacts: Vec<Contact>,
     chats: Vec<ListedChat>,
     values: HashMap<(String, String), Vec<u8>>,
+    webhooks: Vec<Hook>,
+}
+
+/// A webhook and all that belongs to it.
+#[derive(Debug)]
+struct Hook {
+    webhook: Webhook,
+    place: Place,
+    waits: BTreeMap<Notice, Unsettled>,
+    parked: BTreeMap<Notice, Unsettled>,
+    deliveries: Vec<Delivery>,
 }
 
 impl Rows {
@@ -300,6 +313,88 @@ impl KeyValues for Memory {
     }
 }
 
+#[async_trait]
+impl Webhooks for Memory {
+    async fn all(&self) -> Result<Vec<StandingWebhook>, StoreError> {
+        let standing = |hook: &Hook| {
+            let place = Place { waiting: hook.waits.len() as u64, parked: hook.parked.len() as u64, ..hook.place };
+            StandingWebhook { webhook: hook.webhook.clone(), place }
+        };
+        Ok(self.rows()?.webhooks.iter().map(standing).collect())
+    }
+
+    async fn add(&self, webhook: Webhook) -> Result<bool, StoreError> {
+        let mut rows = self.rows()?;
+        let place = Place { cursor: Cursor(rows.events.len() as u64), ..Place::default() };
+        let (waits, parked, deliveries) = Default::default();
+        rows.webhooks.push(Hook { webhook, place, waits, parked, deliveries });
+        Ok(true)
+    }
+
+    async fn change(&self, webhook: Webhook, from_now: bool) -> Result<bool, StoreError> {
+        let mut rows = self.rows()?;
+        let newest = Cursor(rows.events.len() as u64);
+        let Some(hook) = rows.webhooks.iter_mut().find(|hook| hook.webhook.id == webhook.id) else { return Ok(false) };
+        hook.webhook = webhook;
+        hook.place.cursor = if from_now { newest } else { hook.place.cursor };
+        Ok(true)
+    }
+
+    async fn remove(&self, id: &WebhookId) -> Result<bool, StoreError> {
+        let mut rows = self.rows()?;
+        let before = rows.webhooks.len();
+        rows.webhooks.retain(|hook| hook.webhook.id != *id);
+        Ok(rows.webhooks.len() < before)
+    }
+
+    async fn settle(&self, id: &WebhookId, settled: Settled) -> Result<bool, StoreError> {
+        let mut rows = self.rows()?;
+        let Some(hook) = rows.webhooks.iter_mut().find(|hook| hook.webhook.id == *id) else { return Ok(false) };
+        for settlement in settled.notices {
+            hook.waits.remove(&settlement.notice());
+            hook.parked.remove(&settlement.notice());
+            match settlement {
+                Settlement::Done(_) => {}
+                Settlement::Waits(row) => drop(hook.waits.insert(row.notice, row)),
+                Settlement::Parked(row) => drop(hook.parked.insert(row.notice, row)),
+            }
+        }
+        hook.place.cursor = settled.cursor.map_or(hook.place.cursor, |cursor| cursor.max(hook.place.cursor));
+        hook.place.missed += settled.missed;
+        hook.deliveries.extend(settled.deliveries);
+        Ok(true)
+    }
+
+    async fn notices(&self, id: &WebhookId, filter: NoticeFilter) -> Result<Vec<Unsettled>, StoreError> {
+        let rows = self.rows()?;
+        let Some(hook) = rows.webhooks.iter().find(|hook| hook.webhook.id == *id) else { return Ok(Vec::new()) };
+        let of = if filter.parked { &hook.parked } else { &hook.waits };
+        let behind = of.values().filter(|row| filter.after.is_none_or(|after| row.notice > after));
+        Ok(behind.take(filter.limit).cloned().collect())
+    }
+
+    async fn unpark(&self, id: &WebhookId, notice: Option<Notice>, now: Timestamp) -> Result<u64, StoreError> {
+        let mut rows = self.rows()?;
+        let Some(hook) = rows.webhooks.iter_mut().find(|hook| hook.webhook.id == *id) else { return Ok(0) };
+        let mut moved = 0;
+        for wanted in hook.parked.keys().copied().collect::<Vec<_>>() {
+            if notice.is_none_or(|notice| notice == wanted)
+                && let Some(row) = hook.parked.remove(&wanted)
+            {
+                hook.waits.insert(wanted, Unsettled { attempts: 0, since: now, at: now, ..row });
+                moved += 1;
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn deliveries(&self, id: &WebhookId, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        let rows = self.rows()?;
+        let hook = rows.webhooks.iter().find(|hook| hook.webhook.id == *id);
+        Ok(hook.into_iter().flat_map(|hook| hook.deliveries.iter().rev()).take(limit).cloned().collect())
+    }
+}
+
 /// An `Api` and all it stands on.
 pub struct World {
     pub api: Api,
@@ -348,6 +443,7 @@ pub fn memory() -> (Arc<Memory>, Store) {
         contacts: memory.clone(),
         chats: memory.clone(),
         values: memory.clone(),
+        webhooks: memory.clone(),
         health: memory.health.subscribe(),
     };
     (memory, store)
@@ -384,8 +480,19 @@ impl World {
             bus: bus.clone(),
         };
         let queue = Queue::start(parts, &tasks, shutdown.clone()).await.unwrap();
+        let deliver = deliver::Setup {
+            store: store.clone(),
+            clock: clock.clone(),
+            poster: Arc::new(HttpPoster(Fetcher::new(watch::channel(Policy::default()).1, None))),
+            render: Arc::new(Payloads(store.clone())),
+            link: crate::session::WhatsApp::link(&*whatsapp),
+            session_name: "default".to_owned(),
+            patience: Patience::default(),
+        };
+        let deliver = Deliver::start(deliver, &tasks, shutdown.clone()).await.unwrap();
         let api = Api::new(Parts {
             queue,
+            deliver,
             store: store.clone(),
             media: media.clone(),
             whatsapp: whatsapp.clone(),
@@ -408,6 +515,20 @@ impl World {
     /// The API key as it was written down.
     pub fn key(&self) -> String {
         std::fs::read_to_string(self.data_dir.path().join("api-key")).unwrap().trim_end().to_owned()
+    }
+
+    /// Has a text accepted; its queue id.
+    pub async fn accept(&self, number: &str, text: &str) -> MessageId {
+        let content = Content::One { number: number.to_owned(), message: text.into() };
+        let request = SendRequest {
+            content,
+            reference_id: None,
+            priority: super::Priority::Normal,
+            scheduled_at: None,
+            idempotency: None,
+            dry_run: false,
+        };
+        self.api.send(request, crate::model::Source::Api).await.unwrap().id.unwrap()
     }
 
     /// Carries a change out and tells it, as the worker would.

@@ -142,6 +142,7 @@ async fn a_phone_that_is_learnt_later_is_shown_wherever_the_lid_was() {
         status: Status::Sent,
         ack: Ack::Server,
         error: None,
+        before: Some(Ack::None),
     };
     world.store.journal.append(EventBody::Status(status), world.clock.now()).await.unwrap();
 

@@ -10,11 +10,11 @@ use crate::api::view::{
 };
 use crate::model::{Ack, Source, Status, Timestamp};
 
-fn millis(time: Timestamp) -> i64 {
+pub(super) fn millis(time: Timestamp) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn maybe_millis(time: Option<Timestamp>) -> Option<i64> {
+pub(super) fn maybe_millis(time: Option<Timestamp>) -> Option<i64> {
     time.map(millis)
 }
 

@@ -17,6 +17,7 @@ mod socket;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use waya_proto::v1::opt_out_service_server::OptOutServiceServer;
 use waya_proto::v1::queue_service_server::QueueServiceServer;
 use waya_proto::v1::session_service_server::SessionServiceServer;
 use waya_proto::v1::settings_service_server::SettingsServiceServer;
+use waya_proto::v1::webhooks_service_server::WebhooksServiceServer;
 
 pub use socket::{BoundSocket, SocketError, SocketOptions, bind};
 
@@ -71,6 +73,7 @@ pub async fn serve(
     health.set_serving::<EventsServiceServer<events::Journal>>().await;
     health.set_serving::<OptOutServiceServer<opt_outs::DoNotSend>>().await;
     health.set_serving::<SettingsServiceServer<settings::LiveSettings>>().await;
+    health.set_serving::<WebhooksServiceServer<webhooks::Hooks>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(waya_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -82,7 +85,8 @@ pub async fn serve(
         .add_service(QueueServiceServer::new(queue::Queues::new(api.clone())))
         .add_service(EventsServiceServer::new(events::Journal::new(api.clone(), shutdown.clone())))
         .add_service(OptOutServiceServer::new(opt_outs::DoNotSend::new(api.clone())))
-        .add_service(SettingsServiceServer::new(settings::LiveSettings::new(api)))
+        .add_service(SettingsServiceServer::new(settings::LiveSettings::new(api.clone())))
+        .add_service(WebhooksServiceServer::new(webhooks::Hooks::new(api)))
         .add_service(health_service)
         .add_service(reflection);
     let clients = socket.into_clients()?;

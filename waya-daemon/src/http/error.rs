@@ -56,7 +56,8 @@ impl HttpError {
                 | "pinned"
                 | "already_linked"
                 | "not_linked"
-                | "passkey_not_asked" => StatusCode::CONFLICT,
+                | "passkey_not_asked"
+                | "too_many" => StatusCode::CONFLICT,
                 "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
                 "invalid_recipient" | "nothing_to_send" | "invalid_field" | "invalid_media" => {
                     StatusCode::UNPROCESSABLE_ENTITY

@@ -75,4 +75,7 @@ pub struct StatusChanged {
     pub ack: Ack,
     /// Why it failed.
     pub error: Option<String>,
+    /// How far it had got before; not known of what older versions wrote.
+    #[serde(default)]
+    pub before: Option<Ack>,
 }

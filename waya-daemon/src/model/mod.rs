@@ -15,6 +15,7 @@ mod timestamp;
 mod transition;
 #[cfg(test)]
 mod transition_tests;
+mod webhook;
 
 pub use chat::{ChatId, ChatKind, InvalidChatId};
 pub use content::{
@@ -36,3 +37,4 @@ pub use name::{MAX_NAME_CHARS, PushName, clean_name};
 pub use recipient::{InvalidRecipient, Recipient};
 pub use timestamp::Timestamp;
 pub use transition::{Change, ReceiptKind, Refusal};
+pub use webhook::{EventNames, InvalidEventId, InvalidWebhookId, Notice, Secret, Topic, Topics, Webhook, WebhookId};

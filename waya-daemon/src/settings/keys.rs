@@ -257,6 +257,40 @@ pub(super) const KEYS: &[Key] = &[
         expected: HostPattern::EXPECTED,
         apply: |snapshot, text| parse::hosts(text).map(|hosts| snapshot.network.deny_hosts = hosts),
     },
+    Key {
+        name: "alerts.command",
+        default: "",
+        description: "a command line that is run when something needs you, with the event as JSON on standard input",
+        expected: "a command line for sh of at most 4096 bytes; empty for none",
+        apply: |snapshot, text| {
+            snapshot.alerts_command = Some(text.to_owned()).filter(|text| !text.is_empty());
+            (text.len() <= 4096 && !text.contains('\0')).then_some(())
+        },
+    },
+    Key {
+        name: "alerts.webhook",
+        default: "",
+        description: "a URL that the same event is posted to",
+        expected: "an http:// or https:// URL of at most 2048 bytes; empty for none",
+        apply: |snapshot, text| {
+            snapshot.alerts_webhook = if text.is_empty() { None } else { Some(parse::url(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "alerts.offline_after",
+        default: "10m",
+        description: "no connection to WhatsApp for so long is an alert; 0 = never",
+        expected: DURATION,
+        apply: |snapshot, text| parse::duration(text).map(|value| snapshot.alerts_offline_after = value),
+    },
+    Key {
+        name: "alerts.queue_age",
+        default: "1h",
+        description: "a message that could have left so long ago is an alert; 0 = never",
+        expected: DURATION,
+        apply: |snapshot, text| parse::duration(text).map(|value| snapshot.alerts_queue_age = value),
+    },
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static Key> {

@@ -132,3 +132,9 @@ pub(super) fn words(text: &str) -> Option<Vec<String>> {
     let words: Vec<String> = text.split(',').map(folded).filter(|word| !word.is_empty()).collect();
     (words.len() <= MOST && words.iter().all(|word| word.len() <= LONGEST)).then_some(words)
 }
+
+/// An absolute URL of HTTP.
+pub(super) fn url(text: &str) -> Option<String> {
+    let parsed = reqwest::Url::parse(text).ok().filter(|_| text.len() <= 2048)?;
+    (matches!(parsed.scheme(), "http" | "https") && parsed.has_host()).then(|| text.to_owned())
+}

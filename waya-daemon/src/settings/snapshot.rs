@@ -63,6 +63,14 @@ pub struct Snapshot {
     pub presence_online: bool,
     /// Where requests to hosts that others name may go.
     pub network: Policy,
+    /// A command line that is run when something needs the owner.
+    pub alerts_command: Option<String>,
+    /// A URL that is told the same.
+    pub alerts_webhook: Option<String>,
+    /// Being away for so long needs the owner; zero is never.
+    pub alerts_offline_after: Duration,
+    /// So does a message that waits for so long.
+    pub alerts_queue_age: Duration,
 }
 
 impl Default for Snapshot {
@@ -93,6 +101,10 @@ impl Default for Snapshot {
             keep_media: Duration::from_hours(30 * 24),
             presence_online: false,
             network: Policy::default(),
+            alerts_command: None,
+            alerts_webhook: None,
+            alerts_offline_after: Duration::from_mins(10),
+            alerts_queue_age: Duration::from_hours(1),
         }
     }
 }

@@ -89,6 +89,9 @@ fn values_that_do_not_fit_are_refused_with_what_would() {
         ("queue.quiet_hours", "+1:00-10:00"),
         ("queue.recipient_gap", "1"),
         ("timezone", "Jakarta"),
+        ("alerts.webhook", "ftp://example.org/"),
+        ("alerts.webhook", "example.org/alerts"),
+        ("alerts.offline_after", "soon"),
     ] {
         let expected = validate(key, value).unwrap_err();
         assert!(!expected.is_empty(), "{key} = {value}");

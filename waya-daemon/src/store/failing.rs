@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::webhooks::{Delivery, NoticeFilter, Settled, StandingWebhook, Unsettled};
 use super::{
     AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues,
-    ListFilter, OpenMessage, Outbox, Page, Store, StoreError,
+    ListFilter, OpenMessage, Outbox, Page, Store, StoreError, Webhooks,
 };
 use crate::model::{
-    Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Timestamp, WhatsAppId,
+    Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Notice, Timestamp, Webhook, WebhookId,
+    WhatsAppId,
 };
 
 /// When the call fails.
@@ -83,7 +85,8 @@ pub fn failing(inner: Store) -> (Store, Arc<Failures>) {
         journal: Arc::clone(&wrapped) as _,
         contacts: Arc::clone(&wrapped) as _,
         chats: Arc::clone(&wrapped) as _,
-        values: wrapped,
+        values: Arc::clone(&wrapped) as _,
+        webhooks: wrapped,
         health,
     };
     (store, failures)
@@ -229,5 +232,40 @@ impl KeyValues for Failing {
 
     async fn put(&self, namespace: &str, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
         through!(self, values.put(namespace, key, value))
+    }
+}
+
+#[async_trait]
+impl Webhooks for Failing {
+    async fn all(&self) -> Result<Vec<StandingWebhook>, StoreError> {
+        through!(self, webhooks.all())
+    }
+
+    async fn add(&self, webhook: Webhook) -> Result<bool, StoreError> {
+        through!(self, webhooks.add(webhook))
+    }
+
+    async fn change(&self, webhook: Webhook, from_now: bool) -> Result<bool, StoreError> {
+        through!(self, webhooks.change(webhook, from_now))
+    }
+
+    async fn remove(&self, id: &WebhookId) -> Result<bool, StoreError> {
+        through!(self, webhooks.remove(id))
+    }
+
+    async fn settle(&self, id: &WebhookId, settled: Settled) -> Result<bool, StoreError> {
+        through!(self, webhooks.settle(id, settled))
+    }
+
+    async fn notices(&self, id: &WebhookId, filter: NoticeFilter) -> Result<Vec<Unsettled>, StoreError> {
+        through!(self, webhooks.notices(id, filter))
+    }
+
+    async fn unpark(&self, id: &WebhookId, notice: Option<Notice>, now: Timestamp) -> Result<u64, StoreError> {
+        through!(self, webhooks.unpark(id, notice, now))
+    }
+
+    async fn deliveries(&self, id: &WebhookId, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        through!(self, webhooks.deliveries(id, limit))
     }
 }

@@ -9,6 +9,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "test-util"))]
 pub mod failing;
 pub mod sled;
+pub mod webhooks;
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use by_phone::ByPhone;
+pub use webhooks::Webhooks;
 
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, MediaHash, Message, MessageId, NewMessage,
@@ -331,6 +333,8 @@ pub struct Store {
     pub chats: std::sync::Arc<dyn ChatList>,
     /// Settings and marks.
     pub values: std::sync::Arc<dyn KeyValues>,
+    /// Webhooks and their deliveries.
+    pub webhooks: std::sync::Arc<dyn Webhooks>,
     /// Whether it works.
     pub health: watch::Receiver<StoreHealth>,
 }

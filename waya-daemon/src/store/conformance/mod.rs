@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod random;
 pub mod retention;
 pub mod values;
+pub mod webhooks;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,6 +52,10 @@ macro_rules! conformance_suite {
             chats: a_chat_comes_back_whole, what_is_not_told_again_stays, the_chats_of_phone_and_lid_are_one,
                 chats_become_one_when_their_people_do, nothing_is_left_of_a_forgotten_account;
             values: values_are_set_replaced_and_removed, namespaces_are_apart, a_long_value_comes_back;
+            webhooks: a_webhook_begins_now_and_comes_back_whole, it_is_written_anew_and_keeps_its_place,
+                notices_wait_are_parked_and_settled, parked_ones_wait_again_on_the_users_word,
+                only_the_newest_deliveries_stay, a_removed_one_leaves_nothing, there_are_not_too_many,
+                the_oldest_parked_go_and_are_counted;
         );
     };
     (@tests $fresh:expr, $($module:ident: $($name:ident),+;)+) => {

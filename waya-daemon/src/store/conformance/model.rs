@@ -66,6 +66,7 @@ impl Model {
                 status: message.status,
                 ack: message.ack,
                 error: message.error.clone(),
+                before: Some(before.1),
             };
             self.events.push((now, ModelEvent::Status(changed)));
         }

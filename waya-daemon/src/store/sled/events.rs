@@ -41,6 +41,8 @@ pub struct StatusRecord {
     pub ack: u32,
     #[prost(string, optional, tag = "6")]
     pub error: Option<String>,
+    #[prost(uint32, optional, tag = "7")]
+    pub before: Option<u32>,
 }
 
 /// An event's payload, ready to be written.
@@ -110,6 +112,7 @@ impl From<&StatusChanged> for StatusRecord {
             status: status_code(changed.status),
             ack: ack_code(changed.ack),
             error: changed.error.clone(),
+            before: changed.before.map(ack_code),
         }
     }
 }
@@ -125,6 +128,7 @@ impl TryFrom<StatusRecord> for StatusChanged {
             status: status(record.status)?,
             ack: ack(record.ack)?,
             error: record.error,
+            before: record.before.map(ack).transpose()?,
         })
     }
 }

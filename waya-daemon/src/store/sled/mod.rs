@@ -40,6 +40,8 @@ mod space;
 mod tests;
 mod trees;
 mod values;
+mod webhook_records;
+mod webhooks;
 mod witness;
 
 use std::fs;

@@ -15,7 +15,9 @@ use super::records::{IdempotencyRecord, cut};
 use super::rows::{Rows, Stored};
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, message_id, message_key, reference_key, reference_prefix};
-use crate::model::{Change, EventBody, MediaHash, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId};
+use crate::model::{
+    Ack, Change, EventBody, MediaHash, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId,
+};
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, StoreError};
 
 /// Longer texts, in bytes, lie in body files; what else a record holds fits beside this.
@@ -274,7 +276,7 @@ fn apply(group: &mut Group<'_>, id: MessageId, change: &Change, now: Timestamp) 
         }
     }
     if before != after && !matches!(change, Change::Claim | Change::PutBack) {
-        events::append(group, &EventBody::Status(status_changed(message)), now)?;
+        events::append(group, &EventBody::Status(status_changed(message, before.1)), now)?;
     }
     let record = stored.write();
     group.update(Tree::Messages, key, record.clone())?;
@@ -293,7 +295,7 @@ fn move_between_statuses(group: &mut Group<'_>, key: &IVec, from: Status, to: St
     Ok(())
 }
 
-fn status_changed(message: &Message) -> StatusChanged {
+fn status_changed(message: &Message, before: Ack) -> StatusChanged {
     StatusChanged {
         id: message.id,
         reference_id: message.reference_id.clone(),
@@ -301,6 +303,7 @@ fn status_changed(message: &Message) -> StatusChanged {
         status: message.status,
         ack: message.ack,
         error: message.error.clone().map(|error| cut(error, super::records::MAX_ERROR)),
+        before: Some(before),
     }
 }
 

@@ -24,7 +24,8 @@ impl Rows {
             journal: Arc::clone(&rows) as _,
             contacts: Arc::clone(&rows) as _,
             chats: Arc::clone(&rows) as _,
-            values: rows,
+            values: Arc::clone(&rows) as _,
+            webhooks: rows,
             health: shared.health.subscribe(),
         }
     }

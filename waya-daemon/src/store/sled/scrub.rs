@@ -9,6 +9,7 @@ use super::records::{IdempotencyRecord, MessageRecord};
 use super::shared::Shared;
 use super::snapshot::chunk;
 use super::trees::{Tree, message_id, number};
+use super::webhook_records;
 use crate::model::Cursor;
 use crate::store::StoreError;
 
@@ -69,6 +70,10 @@ fn readable(tree: Tree, key: &[u8], payload: &[u8]) -> Result<Option<BodyHash>, 
         Tree::Idempotency => drop(IdempotencyRecord::read(payload)?),
         Tree::Contacts => drop(contacts::decode(payload)?),
         Tree::Chats => drop(chats::decode(payload)?),
+        Tree::Webhooks => drop(webhook_records::decode_webhook(key, payload)?),
+        Tree::WebhookPlaces => drop(webhook_records::decode_place(payload)?),
+        Tree::Notices => drop(webhook_records::decode_notice(key, payload)?),
+        Tree::Deliveries => drop(webhook_records::decode_delivery(payload)?),
         _ => {}
     }
     Ok(None)

@@ -41,10 +41,18 @@ pub enum Tree {
     Chats = 14,
     /// Journal places of incoming messages by WhatsApp's id alone: an index without values.
     IncomingIds = 15,
+    /// Webhooks by id.
+    Webhooks = 16,
+    /// Where each webhook stands in the journal, by its id.
+    WebhookPlaces = 17,
+    /// What webhooks are still to be told, by webhook, state and place in the journal.
+    Notices = 18,
+    /// The newest deliveries, by webhook and number.
+    Deliveries = 19,
 }
 
 /// How many trees there are.
-pub const TREES: usize = 16;
+pub const TREES: usize = 20;
 
 impl Tree {
     /// All trees, in the order of their numbers.
@@ -65,13 +73,27 @@ impl Tree {
         Self::Quarantine,
         Self::Chats,
         Self::IncomingIds,
+        Self::Webhooks,
+        Self::WebhookPlaces,
+        Self::Notices,
+        Self::Deliveries,
     ];
 
     /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
     /// their people, so that a copy made while rows are written never knows a request without its messages, or a chat
-    /// without its person.
-    pub const RECORDS: [Self; 6] =
-        [Self::Idempotency, Self::Messages, Self::Events, Self::Chats, Self::Contacts, Self::Values];
+    /// without its person. A webhook's place comes before what it is still to be told: told twice is better than never.
+    pub const RECORDS: [Self; 10] = [
+        Self::Idempotency,
+        Self::Messages,
+        Self::WebhookPlaces,
+        Self::Notices,
+        Self::Events,
+        Self::Chats,
+        Self::Contacts,
+        Self::Values,
+        Self::Webhooks,
+        Self::Deliveries,
+    ];
 
     /// What is made from the records.
     pub const INDEXES: [Self; 8] = [
@@ -104,6 +126,10 @@ impl Tree {
             Self::Quarantine => "quarantine",
             Self::Chats => "chats",
             Self::IncomingIds => "incoming_ids",
+            Self::Webhooks => "webhooks",
+            Self::WebhookPlaces => "webhook_places",
+            Self::Notices => "notices",
+            Self::Deliveries => "deliveries",
         }
     }
 }

@@ -1,0 +1,163 @@
+//! Webhooks of the real daemon: what happens is told, signed and in order, and a kill loses none of it.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use waya_tests::receiver::{Receiver, SECRET};
+use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
+
+fn add(world: &World, receiver: &Receiver, events: &[&str]) -> Result<String> {
+    let url = receiver.url();
+    let mut arguments = vec!["webhooks", "add", url.as_str(), "--secret", SECRET];
+    for event in events {
+        arguments.extend(["--event", event]);
+    }
+    let added = world.waya_json(&arguments)?;
+    ensure!(added["secret"] == SECRET, "{added}");
+    Ok(added["id"].as_str().context("no id")?.to_owned())
+}
+
+/// The events of one message, in the order in which they came.
+fn events_of(bodies: &[Value], id: &str) -> Vec<String> {
+    let of = bodies.iter().filter(|body| body["payload"]["id"] == id);
+    of.map(|body| body["event"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_happens_is_told_in_order() -> Result<()> {
+    let world = World::start()?;
+    world.until_session("connected").await?;
+    let receiver = Receiver::start().await?;
+    let webhook = add(&world, &receiver, &[])?;
+    let id = world.accept(BUDI, "Halo 👋").await?;
+    let (status, answer) = world.admin.post("/say", &json!({"from": SITI, "text": "Halo juga"})).await?;
+    ensure!(status.is_success(), "{answer}");
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    let all = ["message.sent", "message.delivered", "message.read"];
+    until("all of it is told", || async {
+        let told = receiver.told();
+        ensure!(events_of(&told, &id) == all, "{told:?}");
+        ensure!(told.iter().any(|body| body["event"] == "message.incoming"), "{told:?}");
+        Ok(())
+    })
+    .await?;
+    let told = receiver.told();
+    let message = world.message(&id).await?;
+    let read = told.iter().find(|body| body["event"] == "message.read").context("no message.read")?;
+    assert_eq!(read["payload"], message, "the payload is what message-status shows");
+    assert_eq!((&read["session"], &read["me"]["number"]), (&json!("default"), &json!(OWN_PHONE)));
+    let sent = told.iter().find(|body| body["event"] == "message.sent").context("no message.sent")?;
+    assert_eq!((&sent["payload"]["ack"], &sent["payload"]["readAt"]), (&json!("server"), &Value::Null));
+    let came = told.iter().find(|body| body["event"] == "message.incoming").context("no message.incoming")?;
+    let (_, page) = world.api.get("/api/events?limit=1000").await?;
+    let events = page["events"].as_array().context("no events")?;
+    let same = events.iter().find(|event| event["type"] == "message").context("no message in the journal")?;
+    assert_eq!(came["payload"], same["message"], "the payload is what the journal shows");
+
+    world.fault("cut", &[]).await?;
+    until("the cut is told, and its end", || async {
+        let states: Vec<Value> = receiver
+            .told()
+            .iter()
+            .filter(|body| body["event"] == "session.state")
+            .map(|body| body["payload"]["state"].clone())
+            .collect();
+        ensure!(states.last() == Some(&json!("connected")), "{states:?}");
+        Ok(())
+    })
+    .await?;
+    let logs = world.waya_json(&["webhooks", "logs", &webhook])?;
+    assert!(logs["deliveries"].as_array().is_some_and(|rows| rows.iter().all(|row| row["status"] == 200)), "{logs}");
+    let tested = world.waya_json(&["webhooks", "test", &webhook])?;
+    assert_eq!(
+        (&tested["status"], &tested["event"], &tested["error"]),
+        (&json!(200), &json!("webhook.test"), &Value::Null)
+    );
+    let list = world.waya(&["webhooks", "list"])?;
+    assert!(!String::from_utf8_lossy(&list.stdout).contains(SECRET) && !world.log()?.contains(SECRET));
+    assert_eq!(world.waya(&["webhooks", "remove", &webhook])?.status.code(), Some(0));
+    assert_eq!(world.waya(&["webhooks", "show", &webhook])?.status.code(), Some(4));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_kill_loses_nothing_and_keeps_the_ids() -> Result<()> {
+    let mut world = World::start()?;
+    world.until_session("connected").await?;
+    let receiver = Receiver::start().await?;
+    add(&world, &receiver, &["message.sent,message.delivered,message.read", "message.incoming"])?;
+    receiver.refuse(true);
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let id = world.accept(BUDI, &format!("text {n}")).await?;
+        let (status, answer) = world.admin.post("/say", &json!({"from": SITI, "text": format!("answer {n}")})).await?;
+        ensure!(status.is_success(), "{answer}");
+        world.until_message(&id, |message| message["status"] == "sent").await?;
+        ids.push(id);
+        if n % 4 == 3 {
+            world.running.take().context("it does not run")?.kill()?;
+            world.start_again()?;
+            world.until_session("connected").await?;
+        }
+    }
+    for id in &ids {
+        world.until_message(id, |message| message["ack"] != "none").await?;
+    }
+    receiver.refuse(false);
+    until("all of it is told", || async {
+        let told = receiver.told();
+        for id in &ids {
+            let message = world.message(id).await?;
+            let mut wanted = vec!["message.sent"];
+            wanted.extend((message["ack"] != "server").then_some("message.delivered"));
+            wanted.extend((message["ack"] == "read").then_some("message.read"));
+            // A kill may make the last mark be written anew, never the order be another one.
+            let mut of = events_of(&told, id);
+            of.dedup();
+            ensure!(of == wanted, "{message}: {of:?}");
+        }
+        for n in 0..10 {
+            let text = json!(format!("answer {n}"));
+            ensure!(told.iter().any(|body| body["payload"]["body"] == text), "answer {n} is not told");
+        }
+        Ok(())
+    })
+    .await?;
+    // An event has one id, whether it was taken or not.
+    let mut ids: HashMap<String, String> = HashMap::new();
+    for body in receiver.told().iter().chain(&receiver.refused()) {
+        let what = format!("{} {}", body["event"], body["payload"]["id"]);
+        let id = body["id"].to_string();
+        ensure!(*ids.entry(what.clone()).or_insert_with(|| id.clone()) == id, "{what} has two ids");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_owner_is_alerted_once_when_the_account_is_logged_out() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("alerts");
+    let command = format!("cat >> {0}; echo >> {0}", file.display());
+    let mut world = World::with(Options::default().env("WAYA_ALERTS_COMMAND", &command))?;
+    world.until_session("connected").await?;
+    world.fault("logged-out", &[]).await?;
+    let alerts = || -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    };
+    let words = |alerts: Vec<Value>| -> Vec<String> {
+        alerts.iter().map(|alert| format!("{} {}", alert["event"], alert["payload"]["condition"])).collect()
+    };
+    let began = r#""alert.began" "logged_out""#;
+    until("it is told", || async {
+        let told = words(alerts()?);
+        ensure!(told == [began], "{told:?}");
+        Ok(())
+    })
+    .await?;
+    world.restart()?;
+    let told = words(alerts()?);
+    assert_eq!(told, [began], "a restart tells nothing again");
+    Ok(())
+}
