@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "waya/v1/session.proto",
     "waya/v1/queue.proto",
     "waya/v1/events.proto",
     "waya/v1/settings.proto",
+    "waya/v1/requests.proto",
     "waya/v1/sandbox.proto",
 ];
 

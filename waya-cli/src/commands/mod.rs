@@ -1,5 +1,6 @@
 //! One file a noun: its arguments, its call, and how its answer looks to people.
 
+mod api_key;
 mod completions;
 mod events;
 mod login;
@@ -7,6 +8,7 @@ mod logout;
 mod message;
 mod passkey;
 mod queue;
+mod requests;
 mod sandbox;
 mod send;
 mod settings;
@@ -44,6 +46,9 @@ pub enum Command {
     Queue(queue::QueueCommand),
     /// Show incoming messages, status changes and link states
     Events(events::EventsArgs),
+    /// Show the log of HTTP requests
+    #[command(subcommand)]
+    Requests(requests::RequestsCommand),
     /// Show and change what may change while the daemon runs
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -86,6 +91,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::Message(args) => message::run(args, context).await,
         Command::Queue(command) => queue::run(command, context).await,
         Command::Events(args) => events::run(args, context).await,
+        Command::Requests(command) => requests::run(command, context).await,
         Command::Settings(command) => settings::run(command, context).await,
         Command::Sandbox(command) => sandbox::run(command, context).await,
         Command::Completions(args) => completions::run(&args, context),

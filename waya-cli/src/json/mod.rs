@@ -4,6 +4,7 @@
 
 pub mod events;
 pub mod queue;
+pub mod requests;
 pub mod sandbox;
 pub mod session;
 pub mod settings;

@@ -54,6 +54,15 @@ pub enum ApiError {
     /// There is no such message.
     #[error("there is no message with the id or reference_id {0:?}")]
     NoSuchMessage(String),
+    /// There is no such API key.
+    #[error("there is no API key {0:?}; `waya settings api-key list` shows them all")]
+    NoSuchKey(String),
+    /// There is no such logged request.
+    #[error("there is no logged request {0:?}; the newest 1,000 are kept")]
+    NoSuchRequest(String),
+    /// The request log cannot be read or written.
+    #[error("the request log cannot be used: {0}")]
+    RequestLog(std::io::Error),
     /// The message cannot be taken back any more.
     #[error("the message cannot be cancelled: it is {} already", .0.as_str())]
     NotCancellable(Status),
@@ -108,7 +117,10 @@ impl ApiError {
             Self::NotImplemented(_) => "not_implemented",
             Self::TooLarge(_) => "too_large",
             Self::IdempotencyConflict => "idempotency_conflict",
-            Self::NoSuchMessage(_) | Self::Setting(SettingsError::Unknown(_)) => "not_found",
+            Self::NoSuchMessage(_)
+            | Self::NoSuchKey(_)
+            | Self::NoSuchRequest(_)
+            | Self::Setting(SettingsError::Unknown(_)) => "not_found",
             Self::NotCancellable(_) => "not_cancellable",
             Self::NotRetryable(_) => "not_retryable",
             Self::Setting(SettingsError::Pinned { .. }) => "pinned",
@@ -117,7 +129,7 @@ impl ApiError {
             Self::Session(SessionError::Offline) => "not_connected",
             Self::Session(SessionError::NoPasskeyAsked | SessionError::NoCodeToConfirm) => "passkey_not_asked",
             Self::Session(SessionError::Refused(_)) => "refused_by_whatsapp",
-            Self::Session(SessionError::Other(_)) | Self::KeyFile(_) => "internal",
+            Self::Session(SessionError::Other(_)) | Self::KeyFile(_) | Self::RequestLog(_) => "internal",
             Self::Store(_) | Self::Setting(SettingsError::Store(_)) => "store_unavailable",
         }
     }

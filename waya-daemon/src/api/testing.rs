@@ -19,6 +19,7 @@ use crate::model::{
     Status, Timestamp, WhatsAppId,
 };
 use crate::queue::Queue;
+use crate::requests::RequestLog;
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::{
@@ -335,6 +336,7 @@ impl World {
             keys,
             clock: clock.clone(),
             bus: bus.clone(),
+            requests: RequestLog::start(data_dir.path()).unwrap(),
             info: DaemonInfo {
                 version: "0.1.0",
                 profile: "default".to_owned(),

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod not_a_sandbox;
 mod queue;
+mod requests;
 mod session;
 mod settings;
 mod socket;
@@ -22,6 +23,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use waya_proto::v1::events_service_server::EventsServiceServer;
 use waya_proto::v1::queue_service_server::QueueServiceServer;
+use waya_proto::v1::requests_service_server::RequestsServiceServer;
 use waya_proto::v1::session_service_server::SessionServiceServer;
 use waya_proto::v1::settings_service_server::SettingsServiceServer;
 
@@ -66,6 +68,7 @@ pub async fn serve(
     health.set_serving::<QueueServiceServer<queue::Queues>>().await;
     health.set_serving::<EventsServiceServer<events::Journal>>().await;
     health.set_serving::<SettingsServiceServer<settings::LiveSettings>>().await;
+    health.set_serving::<RequestsServiceServer<requests::Requests>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(waya_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -76,6 +79,7 @@ pub async fn serve(
         .add_service(SessionServiceServer::new(session::Sessions::new(api.clone())))
         .add_service(QueueServiceServer::new(queue::Queues::new(api.clone())))
         .add_service(EventsServiceServer::new(events::Journal::new(api.clone(), shutdown.clone())))
+        .add_service(RequestsServiceServer::new(requests::Requests::new(api.clone())))
         .add_service(SettingsServiceServer::new(settings::LiveSettings::new(api)))
         .add_service(health_service)
         .add_service(reflection);

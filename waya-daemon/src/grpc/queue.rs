@@ -119,6 +119,7 @@ fn send_request(request: v1::SendRequest) -> Result<SendRequest, Status> {
         scheduled_at,
         idempotency,
         dry_run: request.dry_run,
+        ..SendRequest::default()
     })
 }
 

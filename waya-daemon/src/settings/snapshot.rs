@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::HttpSettings;
 use crate::model::ChatId;
 use crate::store::Keep;
 
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub keep_newest: usize,
     /// Show the account as online; the owner's phone rings less then.
     pub presence_online: bool,
+    /// What the HTTP door is told.
+    pub http: HttpSettings,
 }
 
 impl Default for Snapshot {
@@ -50,6 +53,7 @@ impl Default for Snapshot {
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
             presence_online: false,
+            http: HttpSettings::default(),
         }
     }
 }

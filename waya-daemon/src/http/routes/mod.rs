@@ -5,6 +5,7 @@ pub(super) mod health;
 pub(super) mod message;
 pub(super) mod passkey;
 pub(super) mod queue;
+pub(super) mod requests;
 pub(super) mod send;
 mod send_body;
 pub(super) mod session;

@@ -1,15 +1,17 @@
 //! Accepting messages.
 
-use axum::Json;
 use axum::extract::Request;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::{Extension, Json};
 
 use super::send_body;
 use crate::api::ApiError;
 use crate::api::view::SendAnswer;
 use crate::http::Door;
+use crate::http::auth::key_identity;
 use crate::http::body::read_json;
+use crate::http::edge::record::Queued;
 use crate::http::error::HttpError;
 use crate::model::Source;
 
@@ -17,13 +19,15 @@ use crate::model::Source;
 pub(in crate::http) async fn send(
     State(door): State<Door>,
     request: Request,
-) -> Result<(StatusCode, Json<SendAnswer>), HttpError> {
+) -> Result<(StatusCode, Extension<Queued>, Json<SendAnswer>), HttpError> {
     let (head, body) = request.into_parts();
     let bytes = read_json(&head.headers, body, &door.options).await?;
-    let request = send_body::read(&bytes, header_key(&head.headers)?)?;
+    let mut request = send_body::read(&bytes, header_key(&head.headers)?)?;
+    request.api_key = key_identity(&head.extensions);
     let answer = door.api.send(request, Source::Api).await?;
     let status = if answer.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(answer)))
+    let queued = answer.messages.iter().filter_map(|message| message.id).collect();
+    Ok((status, Extension(Queued(queued)), Json(answer)))
 }
 
 fn header_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
