@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "waya/v1/session.proto",
     "waya/v1/queue.proto",
     "waya/v1/events.proto",
     "waya/v1/opt_outs.proto",
     "waya/v1/settings.proto",
+    "waya/v1/requests.proto",
     "waya/v1/sandbox.proto",
     "waya/v1/webhooks.proto",
 ];

@@ -17,11 +17,14 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, HttpAddress};
 use crate::data_dir::{DataDir, write_private};
 use crate::model::Kind;
+use crate::requests::RequestLog;
 use crate::session::WhatsApp;
 use crate::{grpc, http};
 
 /// How long requests under way may take once the daemon stops.
 const REQUESTS_END_WITHIN: Duration = Duration::from_secs(2);
+/// How long the last of what came over HTTP may take to be written down.
+const REQUEST_LOG_CLOSES_WITHIN: Duration = Duration::from_millis(500);
 /// How long all of a stop may take but for closing the store; the process is to be gone within 10 s.
 const STOPS_WITHIN: Duration = Duration::from_secs(8);
 
@@ -51,6 +54,7 @@ impl Default for Seams {
 pub struct Daemon {
     account: Account,
     api: Api,
+    requests: RequestLog,
     http: Option<(TcpListener, http::Options)>,
     socket: grpc::BoundSocket,
     services: Option<tonic::service::Routes>,
@@ -80,6 +84,7 @@ impl Daemon {
 
         let account = Account::open(&config, &seams, data_dir.path()).await?;
         let keys = api::ensure_key(Arc::clone(&account.store.values), data_dir.path()).await?;
+        let requests = RequestLog::start(data_dir.path()).context("cannot start the request log")?;
         let stopping = CancellationToken::new();
         let http_text = http_address.map(|address| address.to_string());
         let api = Api::new(api::Parts {
@@ -91,6 +96,7 @@ impl Daemon {
             settings: account.settings.clone(),
             keys,
             bus: account.bus.clone(),
+            requests: requests.clone(),
             info: DaemonInfo {
                 version: env!("CARGO_PKG_VERSION"),
                 profile: config.profile.clone(),
@@ -110,6 +116,7 @@ impl Daemon {
         Ok(Self {
             account,
             api,
+            requests,
             http: listener.map(|listener| (listener, http_options)),
             socket,
             services: seams.services,
@@ -136,7 +143,7 @@ impl Daemon {
     /// # Errors
     /// When a door breaks; the rest is closed properly all the same.
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
-        let Self { account, api, http, socket, services, stopping, _data_dir: data_dir, .. } = self;
+        let Self { account, api, requests, http, socket, services, stopping, _data_dir: data_dir, .. } = self;
         let http =
             http.map(|(listener, options)| tokio::spawn(http::serve(listener, api.clone(), options, stopping.clone())));
         let mut grpc = tokio::spawn(grpc::serve(socket, api, services, stopping.clone()));
@@ -155,6 +162,7 @@ impl Daemon {
         if let Some(http) = http {
             let _ = tokio::time::timeout_at(deadline, http).await;
         }
+        let _ = tokio::time::timeout(REQUEST_LOG_CLOSES_WITHIN, requests.close()).await;
         account.close(deadline).await;
         drop(data_dir);
         served.transpose()?.transpose()?;

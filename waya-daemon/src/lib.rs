@@ -15,6 +15,8 @@ pub mod store;
 
 pub mod settings;
 
+pub mod requests;
+
 pub mod net;
 pub mod preview;
 

@@ -17,13 +17,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("session", &["model", "clock", "data_dir", "net"]),
     // What `network.*` may say is read by those who hold to it.
     ("settings", &["model", "net", "store"]),
+    // Rows and their files; the HTTP door hands over what passed.
+    ("requests", &["model"]),
     ("queue", &["model", "clock", "bus", "store", "media", "session", "settings"]),
     // Of `session` the link alone: who is linked stands in each delivery, and an alert may be about it.
     ("deliver", &["model", "clock", "store", "net", "session", "settings"]),
     // The settings say which words it listens for.
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session", "settings"]),
     // `deliver` as `queue`: use cases steer it, and what it tells looks as answers do.
-    ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings", "deliver"]),
+    ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings", "deliver", "requests"]),
     ("http", &["api", "model"]),
     ("grpc", &["api", "model"]),
     ("args", &[]),

@@ -1,5 +1,6 @@
 //! One file a noun: its arguments, its call, and how its answer looks to people.
 
+mod api_key;
 mod completions;
 mod confirm;
 mod deeds;
@@ -12,6 +13,7 @@ mod message;
 mod opt_outs;
 mod passkey;
 mod queue;
+mod requests;
 mod sandbox;
 mod send;
 mod settings;
@@ -56,6 +58,9 @@ pub enum Command {
     OptOuts(opt_outs::OptOutsCommand),
     /// Show incoming messages, status changes and link states
     Events(events::EventsArgs),
+    /// Show the log of HTTP requests
+    #[command(subcommand)]
+    Requests(requests::RequestsCommand),
     /// Show and change what may change while the daemon runs
     #[command(subcommand)]
     Settings(settings::SettingsCommand),
@@ -103,6 +108,7 @@ pub async fn run(command: Command, context: &mut Context) -> Result<ExitCode, Cl
         Command::Queue(command) => queue::run(command, context).await,
         Command::OptOuts(command) => opt_outs::run(command, context).await,
         Command::Events(args) => events::run(args, context).await,
+        Command::Requests(command) => requests::run(command, context).await,
         Command::Settings(command) => settings::run(command, context).await,
         Command::Webhooks(command) => webhooks::run(command, context).await,
         Command::Sandbox(command) => sandbox::run(command, context).await,

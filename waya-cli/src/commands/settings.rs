@@ -4,8 +4,9 @@ use std::io;
 
 use clap::{Args, Subcommand};
 use waya_proto::v1::settings_service_client::SettingsServiceClient;
-use waya_proto::v1::{GetSettingRequest, ListSettingsRequest, RotateApiKeyRequest, SetSettingRequest, Setting};
+use waya_proto::v1::{GetSettingRequest, ListSettingsRequest, SetSettingRequest, Setting};
 
+use super::api_key::{self, ApiKeyCommand};
 use super::{Context, call};
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
@@ -24,7 +25,7 @@ pub enum SettingsCommand {
     },
     /// Change a setting
     Set(SetArgs),
-    /// The key of the HTTP API
+    /// The keys of the HTTP API
     #[command(subcommand)]
     ApiKey(ApiKeyCommand),
 }
@@ -40,13 +41,6 @@ pub struct SetArgs {
     /// Go back to the default
     #[arg(long)]
     default: bool,
-}
-
-/// What can be done with the API key.
-#[derive(Debug, Subcommand)]
-pub enum ApiKeyCommand {
-    /// Make a new key and print it; the old one stops working at once
-    Rotate,
 }
 
 pub async fn run(command: SettingsCommand, context: &mut Context) -> Result<ExitCode, CliError> {
@@ -78,14 +72,7 @@ pub async fn run(command: SettingsCommand, context: &mut Context) -> Result<Exit
                 output.note(format!("{} = {}", setting.key, printable(&setting.value)))?;
             }
         }
-        SettingsCommand::ApiKey(ApiKeyCommand::Rotate) => {
-            let answer = daemon.rotate_api_key(call(RotateApiKeyRequest {})).await?.into_inner();
-            if output.json {
-                output.json(&json::settings::ApiKey::from(answer))?;
-            } else {
-                output.line(answer.api_key)?;
-            }
-        }
+        SettingsCommand::ApiKey(command) => api_key::run(command, daemon, output).await?,
     }
     Ok(ExitCode::Done)
 }

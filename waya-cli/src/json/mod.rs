@@ -5,6 +5,7 @@
 pub mod events;
 pub mod opt_outs;
 pub mod queue;
+pub mod requests;
 pub mod sandbox;
 pub mod session;
 pub mod settings;

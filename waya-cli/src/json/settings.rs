@@ -20,12 +20,37 @@ pub struct Setting {
     description: String,
 }
 
-/// A new API key; it is told only here.
+/// A new default API key; it is told only here.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ApiKey {
+pub struct NewApiKey {
     success: bool,
     api_key: String,
+}
+
+/// All API keys.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiKeys {
+    keys: Vec<KeyOfApi>,
+}
+
+/// One API key, without what it is.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyOfApi {
+    name: String,
+    scopes: Vec<String>,
+    created_at: Option<i64>,
+}
+
+/// A new API key with its name; it is told only here.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MadeApiKey {
+    success: bool,
+    api_key: String,
+    #[serde(flatten)]
+    key: KeyOfApi,
 }
 
 impl From<v1::ListSettingsResponse> for Settings {
@@ -47,9 +72,27 @@ impl From<v1::Setting> for Setting {
     }
 }
 
-impl From<v1::RotateApiKeyResponse> for ApiKey {
+impl From<v1::RotateApiKeyResponse> for NewApiKey {
     fn from(answer: v1::RotateApiKeyResponse) -> Self {
         Self { success: true, api_key: answer.api_key }
+    }
+}
+
+impl From<v1::ListApiKeysResponse> for ApiKeys {
+    fn from(list: v1::ListApiKeysResponse) -> Self {
+        Self { keys: list.keys.into_iter().map(KeyOfApi::from).collect() }
+    }
+}
+
+impl From<v1::ApiKey> for KeyOfApi {
+    fn from(key: v1::ApiKey) -> Self {
+        Self { name: key.name, scopes: key.scopes, created_at: key.created_at }
+    }
+}
+
+impl From<v1::CreateApiKeyResponse> for MadeApiKey {
+    fn from(made: v1::CreateApiKeyResponse) -> Self {
+        Self { success: true, api_key: made.api_key, key: made.key.unwrap_or_default().into() }
     }
 }
 

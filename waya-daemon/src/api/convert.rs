@@ -1,9 +1,10 @@
 //! From the domain's words to the shapes of the answers.
 
+use super::keys::ApiKey;
 use super::qr;
 use super::view::{
-    AccountView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, OptOutView, PasskeyView,
-    QrView, SessionView, SettingView, StatusChangedView,
+    AccountView, ApiKeyView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, OptOutView,
+    PasskeyView, QrView, QueuedByView, RequestView, SessionView, SettingView, StatusChangedView,
 };
 use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, PasskeyStep, StatusChanged, Timestamp};
 use crate::queue::{Hold, OptOut, Outlook};
@@ -166,6 +167,18 @@ impl From<StatusChanged> for StatusChangedView {
             ack: changed.ack,
             error: changed.error,
         }
+    }
+}
+
+impl From<RequestView> for QueuedByView {
+    fn from(row: RequestView) -> Self {
+        Self { id: row.summary.id, headers: row.request.headers, body: row.request.body }
+    }
+}
+
+impl From<&ApiKey> for ApiKeyView {
+    fn from(key: &ApiKey) -> Self {
+        Self { name: key.name.to_string(), scopes: key.scopes.words().collect(), created_at: key.created_at }
     }
 }
 

@@ -84,6 +84,15 @@ pub enum ApiError {
     /// There is no such message.
     #[error("there is no message with the id or reference_id {0:?}")]
     NoSuchMessage(String),
+    /// There is no such API key.
+    #[error("there is no API key {0:?}; `waya settings api-key list` shows them all")]
+    NoSuchKey(String),
+    /// There is no such logged request.
+    #[error("there is no logged request {0:?}; the newest 1,000 are kept")]
+    NoSuchRequest(String),
+    /// The request log cannot be read or written.
+    #[error("the request log cannot be used: {0}")]
+    RequestLog(std::io::Error),
     /// The message cannot be taken back any more.
     #[error("the message cannot be cancelled: it is {} already", .0.as_str())]
     NotCancellable(Status),
@@ -153,6 +162,8 @@ impl ApiError {
             Self::IdempotencyConflict => "idempotency_conflict",
             Self::NoSuchMessage(_)
             | Self::NotOptedOut(_)
+            | Self::NoSuchKey(_)
+            | Self::NoSuchRequest(_)
             | Self::NoSuchWebhook(_)
             | Self::Webhook(DeliverError::Unknown(_) | DeliverError::Event(_) | DeliverError::NotParked(_))
             | Self::Setting(SettingsError::Unknown(_)) => "not_found",
@@ -165,7 +176,7 @@ impl ApiError {
             Self::Session(SessionError::Offline) => "not_connected",
             Self::Session(SessionError::NoPasskeyAsked | SessionError::NoCodeToConfirm) => "passkey_not_asked",
             Self::Session(SessionError::Refused(_)) => "refused_by_whatsapp",
-            Self::Session(SessionError::Other(_)) | Self::KeyFile(_) => "internal",
+            Self::Session(SessionError::Other(_)) | Self::KeyFile(_) | Self::RequestLog(_) => "internal",
             Self::Store(_)
             | Self::Setting(SettingsError::Store(_))
             | Self::Webhook(DeliverError::Store(_))

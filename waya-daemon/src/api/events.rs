@@ -81,6 +81,12 @@ impl Api {
         contact.ok().flatten()?.push_name.map(|name| name.text)
     }
 
+    /// Whether the daemon stops: what waits for more need not.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.shutdown.is_cancelled()
+    }
+
     /// The cursor of "from now on".
     #[must_use]
     pub fn newest_cursor(&self) -> String {

@@ -12,13 +12,16 @@ pub const KEEP: Duration = Duration::from_hours(24);
 /// The longest key, in characters.
 pub const MAX_KEY_CHARS: usize = 255;
 
-/// The caller's key, within the door it came through: another API key cannot read an answer by guessing keys.
-pub(super) fn key_hash(source: Source, key: &str) -> [u8; 32] {
-    let door: &[u8] = match source {
-        Source::Api => b"api\0",
-        Source::Cli => b"cli\0",
+/// The caller's key, within the door it came through and the API key it came with ([`super::ApiKey::identity`]): another
+/// API key cannot read an answer by guessing keys.
+pub(super) fn key_hash(source: Source, api_key: Option<&[u8; 32]>, key: &str) -> [u8; 32] {
+    let door: &[u8] = match (source, api_key) {
+        (Source::Api, None) => b"api\0",
+        (Source::Api, Some(_)) => b"key\0",
+        (Source::Cli, _) => b"cli\0",
     };
-    Sha256::new().chain_update(door).chain_update(key).finalize().into()
+    let api_key = api_key.filter(|_| source == Source::Api).map_or(&[][..], |identity| identity);
+    Sha256::new().chain_update(door).chain_update(api_key).chain_update(key).finalize().into()
 }
 
 /// Hash of a JSON body: the order of keys, white space and how characters are escaped do not count, and neither does
@@ -120,7 +123,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_counts_within_its_door_only() {
-        assert_ne!(key_hash(Source::Api, "k"), key_hash(Source::Cli, "k"));
+    fn a_key_counts_within_its_door_and_its_api_key_only() {
+        let (one, other) = ([1; 32], [2; 32]);
+        let all = [
+            key_hash(Source::Api, None, "k"),
+            key_hash(Source::Cli, None, "k"),
+            key_hash(Source::Api, Some(&one), "k"),
+            key_hash(Source::Api, Some(&other), "k"),
+        ];
+        assert_eq!(std::collections::HashSet::from(all).len(), all.len());
+        assert_eq!(key_hash(Source::Api, Some(&one), "k"), all[2]);
     }
 }

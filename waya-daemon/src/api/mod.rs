@@ -19,6 +19,7 @@ mod qr;
 mod queue;
 mod recipients;
 mod render;
+mod requests;
 mod send;
 mod session;
 mod settings;
@@ -39,10 +40,11 @@ pub use error::{ApiError, RecipientProblem};
 pub use events::{DEFAULT_EVENTS, MAX_EVENTS};
 pub use idempotency::{MAX_KEY_CHARS, body_hash};
 pub use incoming_media::MediaFile;
-pub use keys::{ApiKeys, ensure_key};
+pub use keys::{ApiKey, ApiKeys, DEFAULT_KEY, Scope, Scopes, ensure_key};
 pub use message::{MessageChanges, WaitFor};
 pub use queue::{DEFAULT_LIST, ListRequest, MAX_LIST};
 pub use render::Payloads;
+pub use requests::{DEFAULT_REQUESTS, MAX_REQUESTS};
 pub use send::{Content, IdempotencyKey, MAX_RECIPIENTS, PersonalMessage, Priority, SendRequest};
 pub use session::{DaemonInfo, Login};
 pub use webhooks::WebhookRequest;
@@ -53,8 +55,10 @@ use crate::clock::Clock;
 use crate::deliver::Deliver;
 use crate::media::Media;
 use crate::queue::Queue;
+pub use crate::requests::{Passed, RequestLog, Seen};
 use crate::session::WhatsApp;
 use crate::settings::Settings;
+pub use crate::settings::{CorsOrigins, HttpSettings, RateLimit, Snapshot};
 use crate::store::Store;
 
 /// The longest anybody may wait in one request.
@@ -75,12 +79,14 @@ pub struct Parts {
     pub deliver: Deliver,
     /// What the user may change.
     pub settings: Settings,
-    /// The API key.
+    /// The API keys.
     pub keys: ApiKeys,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What just happened.
     pub bus: Bus,
+    /// What came over HTTP.
+    pub requests: RequestLog,
     /// What the daemon tells of itself.
     pub info: DaemonInfo,
     /// Ends all waiting when the daemon stops.
@@ -96,19 +102,5 @@ impl Api {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
-    }
-
-    /// Whether this is the API key; takes the same time wherever it differs.
-    #[must_use]
-    pub fn check_key(&self, presented: &[u8]) -> bool {
-        self.0.keys.check(presented)
-    }
-
-    /// Makes a new API key and tells it; the old one stops working at once.
-    ///
-    /// # Errors
-    /// The store or the data folder cannot be written.
-    pub async fn rotate_key(&self) -> Result<String, ApiError> {
-        self.0.keys.rotate().await
     }
 }

@@ -151,6 +151,6 @@ impl Api {
 }
 
 /// Only queue ids steer: a reference may mean several messages.
-fn queue_id(id: &str) -> Result<MessageId, ApiError> {
+pub(super) fn queue_id(id: &str) -> Result<MessageId, ApiError> {
     id.parse().map_err(|_| ApiError::NoSuchMessage(id.to_owned()))
 }

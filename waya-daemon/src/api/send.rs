@@ -29,6 +29,8 @@ pub struct SendRequest {
     pub idempotency: Option<IdempotencyKey>,
     /// Check everything, queue nothing.
     pub dry_run: bool,
+    /// [`super::ApiKey::identity`] of the API key that the request came with, where there is one.
+    pub api_key: Option<[u8; 32]>,
 }
 
 /// To whom, and what.
@@ -131,7 +133,9 @@ impl Api {
     /// # Errors
     /// One bad recipient, text or field refuses the whole request; so do a used idempotency key and the store.
     pub async fn send(&self, request: SendRequest, source: Source) -> Result<SendAnswer, ApiError> {
-        let idempotency = request.idempotency.as_ref().map(|given| self.idempotency(given, source)).transpose()?;
+        let api_key = request.api_key.as_ref();
+        let idempotency =
+            request.idempotency.as_ref().map(|given| self.idempotency(given, source, api_key)).transpose()?;
         if let Some(asked) = idempotency.as_ref().filter(|_| !request.dry_run) {
             match self.0.store.outbox.known(asked).await? {
                 // Whatever has changed since: a repeat is not asked for anything.
@@ -196,14 +200,19 @@ impl Api {
         Ok(answer(messages, duplicates))
     }
 
-    fn idempotency(&self, given: &IdempotencyKey, source: Source) -> Result<Idempotency, ApiError> {
+    fn idempotency(
+        &self,
+        given: &IdempotencyKey,
+        source: Source,
+        api_key: Option<&[u8; 32]>,
+    ) -> Result<Idempotency, ApiError> {
         let chars = given.key.chars().count();
         if chars == 0 || chars > MAX_KEY_CHARS {
             let problem = format!("has {chars} characters; 1 to {MAX_KEY_CHARS} fit");
             return Err(ApiError::field_error("idempotency_key", problem));
         }
         Ok(Idempotency {
-            key: key_hash(source, &given.key),
+            key: key_hash(source, api_key, &given.key),
             body: given.body,
             at: self.0.clock.now(),
             keep: idempotency::KEEP,

@@ -1,9 +1,17 @@
 //! What a user may change while the daemon runs.
 
+use tokio::sync::watch;
+
 use super::view::SettingView;
-use super::{Api, ApiError};
+use super::{Api, ApiError, Snapshot};
 
 impl Api {
+    /// All settings, as they change.
+    #[must_use]
+    pub fn settings_watch(&self) -> watch::Receiver<Snapshot> {
+        self.0.settings.watch()
+    }
+
     /// Every setting.
     pub async fn settings_list(&self) -> Vec<SettingView> {
         self.0.settings.list().await.into_iter().map(Into::into).collect()

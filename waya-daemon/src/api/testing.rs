@@ -22,6 +22,7 @@ use crate::model::{
 };
 use crate::net::{Fetcher, Policy};
 use crate::queue::{self, Queue};
+use crate::requests::RequestLog;
 use crate::session::fake::FakeWhatsApp;
 use crate::settings::Settings;
 use crate::store::webhooks::{Delivery, NoticeFilter, Place, Settled, Settlement, StandingWebhook, Unsettled};
@@ -500,6 +501,7 @@ impl World {
             keys,
             clock: clock.clone(),
             bus: bus.clone(),
+            requests: RequestLog::start(data_dir.path()).unwrap(),
             info: DaemonInfo {
                 version: "0.1.0",
                 profile: "default".to_owned(),
@@ -527,6 +529,7 @@ impl World {
             scheduled_at: None,
             idempotency: None,
             dry_run: false,
+            ..SendRequest::default()
         };
         self.api.send(request, crate::model::Source::Api).await.unwrap().id.unwrap()
     }

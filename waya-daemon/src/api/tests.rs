@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::testing::{World, incoming, memory};
 use super::view::EventBodyView;
-use super::{ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, SendRequest, WaitFor, ensure_key};
+use super::{
+    ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, Scopes, SendRequest, WaitFor, ensure_key,
+};
 use crate::bus::BusEvent;
 use crate::model::{
     Ack, Change, ChatId, EventBody, Incoming, LinkState, ListedChat, MessageId, PairingMethod, PushName, Source,
@@ -34,16 +36,44 @@ async fn the_first_start_makes_a_key_that_later_ones_keep() {
     let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
     let key = std::fs::read_to_string(&path).unwrap();
     assert_eq!((key.len(), std::fs::metadata(&path).unwrap().permissions().mode() & 0o777), (65, 0o600));
-    assert!(keys.check(key.trim_end().as_bytes()));
-    assert!(!keys.check(key.as_bytes()) && !keys.check(b""));
+    assert!(keys.find(key.trim_end().as_bytes()).is_some());
+    assert!(keys.find(key.as_bytes()).is_none() && keys.find(b"").is_none());
     // It is told once: whoever removed the file keeps it removed.
     std::fs::remove_file(&path).unwrap();
     let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
-    assert!(keys.check(key.trim_end().as_bytes()) && !path.exists());
+    assert!(keys.find(key.trim_end().as_bytes()).is_some() && !path.exists());
     // Only its hash is kept.
     for (_, value) in store.values.all("secrets").await.unwrap() {
         assert!(!value.windows(16).any(|part| part == &key.as_bytes()[..16]));
     }
+}
+
+#[tokio::test]
+async fn further_keys_outlive_a_restart_and_not_their_revocation() {
+    let world = World::new().await;
+    let again = || ensure_key(world.store.values.clone(), world.data_dir.path());
+    let (read, send) = (&["read".to_owned()], &["send".to_owned()]);
+    let shop = world.api.create_key("shop", send).await.unwrap();
+    let eyes = world.api.create_key("eyes", read).await.unwrap();
+    assert_eq!(
+        world.api.api_keys().keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(),
+        ["default", "eyes", "shop"]
+    );
+    let keys = again().await.unwrap();
+    let found = keys.find(shop.api_key.as_bytes()).unwrap();
+    assert_eq!((&*found.name, found.scopes), ("shop", Scopes::SEND));
+    assert!(keys.find(world.key().as_bytes()).unwrap().is_default());
+    // Only its hash is kept.
+    for (_, value) in world.store.values.all("secrets").await.unwrap() {
+        assert!(!value.windows(16).any(|part| part == &shop.api_key.as_bytes()[..16]));
+    }
+    world.api.revoke_key("shop").await.unwrap();
+    let next = world.api.create_key("shop", send).await.unwrap();
+    let keys = again().await.unwrap();
+    assert!(keys.find(shop.api_key.as_bytes()).is_none() && keys.find(eyes.api_key.as_bytes()).is_some());
+    assert_ne!(keys.find(next.api_key.as_bytes()).unwrap().identity(), found.identity());
+    world.api.rotate_key().await.unwrap();
+    assert!(world.api.find_key(next.api_key.as_bytes()).is_some());
 }
 
 #[tokio::test]
@@ -57,9 +87,9 @@ async fn a_rotation_that_was_cut_short_is_finished_or_undone() {
     memory.set_down(true);
     assert!(matches!(keys.rotate().await, Err(ApiError::Store(_))));
     memory.set_down(false);
-    assert!(next.exists() && keys.check(old.trim_end().as_bytes()));
+    assert!(next.exists() && keys.find(old.trim_end().as_bytes()).is_some());
     let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
-    assert!(!next.exists() && keys.check(old.trim_end().as_bytes()));
+    assert!(!next.exists() && keys.find(old.trim_end().as_bytes()).is_some());
 
     let new = keys.rotate().await.unwrap();
     // As if the power had gone between the store's word and the file's new name.
@@ -67,7 +97,7 @@ async fn a_rotation_that_was_cut_short_is_finished_or_undone() {
     std::fs::write(&file, &old).unwrap();
     let keys = ensure_key(store.values.clone(), dir.path()).await.unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap().trim_end(), new);
-    assert!(keys.check(new.as_bytes()) && !keys.check(old.trim_end().as_bytes()));
+    assert!(keys.find(new.as_bytes()).is_some() && keys.find(old.trim_end().as_bytes()).is_none());
 }
 
 #[tokio::test]

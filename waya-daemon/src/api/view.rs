@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+pub use crate::requests::{Row as RequestView, Side as RequestSideView, Summary as RequestSummaryView};
+
 use crate::model::{Ack, ChatId, MessageId, Source, Status, Timestamp};
 
 /// `POST /api/send-message`.
@@ -332,6 +334,18 @@ pub enum EventBodyView {
     },
 }
 
+impl EventBodyView {
+    /// The type's name.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Message { .. } => "message",
+            Self::Status { .. } => "status",
+            Self::Link { .. } => "link",
+        }
+    }
+}
+
 /// An incoming message, in the words that scripts use too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -392,6 +406,86 @@ pub struct LinkView {
     pub state: &'static str,
     /// Why, in words.
     pub reason: Option<String>,
+}
+
+/// All API keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApiKeysView {
+    /// The default one first, then the others by name.
+    pub keys: Vec<ApiKeyView>,
+}
+
+/// One API key; what it is, nobody can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyView {
+    /// What its owner calls it; `default` is the one of the first start.
+    pub name: String,
+    /// `send`, `read`, `admin`.
+    pub scopes: Vec<&'static str>,
+    /// When it was made; none for the default one.
+    pub created_at: Option<Timestamp>,
+}
+
+/// A new API key; it is told only here.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewApiKeyView {
+    /// Always true: refusals are errors.
+    pub success: bool,
+    /// The key itself.
+    pub api_key: String,
+    /// Its name, and what it may do.
+    #[serde(flatten)]
+    pub key: ApiKeyView,
+}
+
+/// Without the key itself.
+impl std::fmt::Debug for NewApiKeyView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewApiKeyView").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// `GET /api/requests`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RequestsView {
+    /// Logged requests, newest first.
+    pub requests: Vec<RequestSummaryView>,
+    /// `before` of the next page, when there is one.
+    pub next: Option<String>,
+    /// How many could not be kept since the start.
+    pub dropped: u64,
+}
+
+/// `DELETE /api/requests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ClearedView {
+    /// Always true: refusals are errors.
+    pub success: bool,
+    /// How many were forgotten.
+    pub cleared: u64,
+}
+
+/// `GET /api/queue/:id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueuedView {
+    /// The message; its fields stand beside the other.
+    #[serde(flatten)]
+    pub message: MessageView,
+    /// The request that put it into the queue, as long as that is logged.
+    pub request: Option<QueuedByView>,
+}
+
+/// The request that put a message into the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueuedByView {
+    /// Its id in the log.
+    pub id: String,
+    /// Its headers, by name, secrets masked.
+    pub headers: serde_json::Map<String, serde_json::Value>,
+    /// Its body, secrets masked, files left out, cut.
+    pub body: Option<String>,
 }
 
 /// One setting.

@@ -205,12 +205,11 @@ impl Line {
                 if self.window.knows(row.notice) {
                     continue;
                 }
-                match self.parts.event(row.notice.cursor).await? {
-                    Some(event) => self.window.take_back(row, Subject::of(&event.body)),
-                    None => {
-                        self.settled.missed += 1;
-                        self.settled.notices.push(Settlement::Done(row.notice));
-                    }
+                if let Some(event) = self.parts.event(row.notice.cursor).await? {
+                    self.window.take_back(row, Subject::of(&event.body));
+                } else {
+                    self.settled.missed += 1;
+                    self.settled.notices.push(Settlement::Done(row.notice));
                 }
             }
         }

@@ -5,8 +5,9 @@ use waya_proto::v1;
 
 use super::error::unknown_value;
 use crate::api::view::{
-    AcceptedView, EventBodyView, EventView, EventsView, FitsView, IncomingView, LinkView, MessageView, OptOutView,
-    QueueSummary, QueueView, SendAnswer, SessionView, SettingView, StatusChangedView, StatusView,
+    AcceptedView, ApiKeyView, EventBodyView, EventView, EventsView, FitsView, IncomingView, LinkView, MessageView,
+    OptOutView, QueueSummary, QueueView, RequestSideView, RequestSummaryView, RequestView, RequestsView, SendAnswer,
+    SessionView, SettingView, StatusChangedView, StatusView,
 };
 use crate::model::{Ack, Source, Status, Timestamp};
 
@@ -249,6 +250,57 @@ impl From<StatusChangedView> for v1::StatusChanged {
 impl From<LinkView> for v1::LinkChanged {
     fn from(link: LinkView) -> Self {
         Self { state: link_state(link.state).into(), reason: link.reason }
+    }
+}
+
+impl From<RequestsView> for v1::ListRequestsResponse {
+    fn from(list: RequestsView) -> Self {
+        let requests = list.requests.into_iter().map(Into::into).collect();
+        Self { requests, next: list.next, dropped: list.dropped }
+    }
+}
+
+impl From<RequestSummaryView> for v1::LoggedRequest {
+    fn from(row: RequestSummaryView) -> Self {
+        Self {
+            id: row.id,
+            request_id: row.request_id,
+            at: millis(row.at),
+            method: row.method,
+            url: row.url,
+            status: row.status.map(u32::from),
+            duration_ms: row.duration_ms,
+            ip: row.ip.to_string(),
+            key: row.key,
+        }
+    }
+}
+
+impl From<RequestView> for v1::GetRequestResponse {
+    fn from(row: RequestView) -> Self {
+        Self {
+            summary: Some(row.summary.into()),
+            request: Some(row.request.into()),
+            response: Some(row.response.into()),
+        }
+    }
+}
+
+impl From<RequestSideView> for v1::RequestSide {
+    fn from(side: RequestSideView) -> Self {
+        let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let headers = side.headers.into_iter().map(|(name, value)| (name, text(value))).collect();
+        Self { headers, body: side.body, size: side.size }
+    }
+}
+
+impl From<ApiKeyView> for v1::ApiKey {
+    fn from(key: ApiKeyView) -> Self {
+        Self {
+            name: key.name,
+            scopes: key.scopes.into_iter().map(str::to_owned).collect(),
+            created_at: maybe_millis(key.created_at),
+        }
     }
 }
 

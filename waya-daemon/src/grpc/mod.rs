@@ -10,6 +10,7 @@ mod media;
 mod not_a_sandbox;
 mod opt_outs;
 mod queue;
+mod requests;
 mod send;
 mod session;
 mod settings;
@@ -27,6 +28,7 @@ use tonic::transport::Server;
 use waya_proto::v1::events_service_server::EventsServiceServer;
 use waya_proto::v1::opt_out_service_server::OptOutServiceServer;
 use waya_proto::v1::queue_service_server::QueueServiceServer;
+use waya_proto::v1::requests_service_server::RequestsServiceServer;
 use waya_proto::v1::session_service_server::SessionServiceServer;
 use waya_proto::v1::settings_service_server::SettingsServiceServer;
 use waya_proto::v1::webhooks_service_server::WebhooksServiceServer;
@@ -73,6 +75,7 @@ pub async fn serve(
     health.set_serving::<EventsServiceServer<events::Journal>>().await;
     health.set_serving::<OptOutServiceServer<opt_outs::DoNotSend>>().await;
     health.set_serving::<SettingsServiceServer<settings::LiveSettings>>().await;
+    health.set_serving::<RequestsServiceServer<requests::Requests>>().await;
     health.set_serving::<WebhooksServiceServer<webhooks::Hooks>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(waya_proto::FILE_DESCRIPTOR_SET)
@@ -85,6 +88,7 @@ pub async fn serve(
         .add_service(QueueServiceServer::new(queue::Queues::new(api.clone())))
         .add_service(EventsServiceServer::new(events::Journal::new(api.clone(), shutdown.clone())))
         .add_service(OptOutServiceServer::new(opt_outs::DoNotSend::new(api.clone())))
+        .add_service(RequestsServiceServer::new(requests::Requests::new(api.clone())))
         .add_service(SettingsServiceServer::new(settings::LiveSettings::new(api.clone())))
         .add_service(WebhooksServiceServer::new(webhooks::Hooks::new(api)))
         .add_service(health_service)

@@ -27,7 +27,7 @@ pub(super) fn send_request(request: v1::SendRequest) -> Result<SendRequest, Stat
     let idempotency = request.idempotency_key.clone().map(|key| IdempotencyKey { key, body: hash(&request) });
     let (reference_id, dry_run) = (request.reference_id.clone(), request.dry_run);
     let content = content(request)?;
-    Ok(SendRequest { content, reference_id, priority, scheduled_at, idempotency, dry_run })
+    Ok(SendRequest { content, reference_id, priority, scheduled_at, idempotency, dry_run, ..SendRequest::default() })
 }
 
 fn content(request: v1::SendRequest) -> Result<Content, Status> {

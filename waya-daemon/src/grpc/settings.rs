@@ -1,10 +1,11 @@
-//! What a user changes while the daemon runs, and the API key.
+//! What a user changes while the daemon runs, and the API keys.
 
 use tonic::{Request, Response, Status};
 use waya_proto::v1::settings_service_server::SettingsService;
 use waya_proto::v1::{
-    GetSettingRequest, GetSettingResponse, ListSettingsRequest, ListSettingsResponse, RotateApiKeyRequest,
-    RotateApiKeyResponse, SetSettingRequest, SetSettingResponse,
+    CreateApiKeyRequest, CreateApiKeyResponse, GetSettingRequest, GetSettingResponse, ListApiKeysRequest,
+    ListApiKeysResponse, ListSettingsRequest, ListSettingsResponse, RevokeApiKeyRequest, RevokeApiKeyResponse,
+    RotateApiKeyRequest, RotateApiKeyResponse, SetSettingRequest, SetSettingResponse,
 };
 
 use crate::api::Api;
@@ -41,5 +42,27 @@ impl SettingsService for LiveSettings {
 
     async fn rotate_api_key(&self, _: Request<RotateApiKeyRequest>) -> Result<Response<RotateApiKeyResponse>, Status> {
         Ok(Response::new(RotateApiKeyResponse { api_key: self.api.rotate_key().await? }))
+    }
+
+    async fn list_api_keys(&self, _: Request<ListApiKeysRequest>) -> Result<Response<ListApiKeysResponse>, Status> {
+        let keys = self.api.api_keys().keys.into_iter().map(Into::into).collect();
+        Ok(Response::new(ListApiKeysResponse { keys }))
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<CreateApiKeyRequest>,
+    ) -> Result<Response<CreateApiKeyResponse>, Status> {
+        let CreateApiKeyRequest { name, scopes } = request.into_inner();
+        let made = self.api.create_key(&name, &scopes).await?;
+        Ok(Response::new(CreateApiKeyResponse { api_key: made.api_key, key: Some(made.key.into()) }))
+    }
+
+    async fn revoke_api_key(
+        &self,
+        request: Request<RevokeApiKeyRequest>,
+    ) -> Result<Response<RevokeApiKeyResponse>, Status> {
+        let key = self.api.revoke_key(&request.get_ref().name).await?.into();
+        Ok(Response::new(RevokeApiKeyResponse { key: Some(key) }))
     }
 }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use waya_proto::ERROR_CODE;
 use waya_proto::v1::events_service_client::EventsServiceClient;
 use waya_proto::v1::queue_service_client::QueueServiceClient;
+use waya_proto::v1::requests_service_client::RequestsServiceClient;
 use waya_proto::v1::sandbox_service_client::SandboxServiceClient;
 use waya_proto::v1::session_service_client::SessionServiceClient;
 use waya_proto::v1::settings_service_client::SettingsServiceClient;
@@ -20,6 +21,7 @@ use waya_proto::v1::{self, event::Body};
 
 use super::{ServeError, SocketOptions, bind, serve};
 use crate::api::testing::{World, incoming};
+use crate::api::{Passed, Seen};
 use crate::model::{Change, EventBody, LinkState, PairingMethod, PasskeyStep, Timestamp};
 use crate::session::WhatsApp as _;
 
@@ -321,7 +323,70 @@ async fn the_status_and_the_settings_are_told() {
     assert_eq!((unknown.code(), code(&unknown)), (Code::NotFound, "not_found"));
     let old = door.world.key();
     let new = settings.rotate_api_key(v1::RotateApiKeyRequest {}).await.unwrap().into_inner().api_key;
-    assert!(door.world.api.check_key(new.as_bytes()) && !door.world.api.check_key(old.as_bytes()));
+    assert!(door.world.api.find_key(new.as_bytes()).is_some() && door.world.api.find_key(old.as_bytes()).is_none());
+}
+
+#[tokio::test]
+async fn logged_requests_are_listed_shown_and_cleared() {
+    use axum::http::{HeaderMap, HeaderValue};
+
+    let door = Door::open().await;
+    let headers = HeaderMap::from_iter([("x-api-key".parse().unwrap(), HeaderValue::from_static("k"))]);
+    let mut body = Seen::new(&headers);
+    body.feed(b"{}");
+    door.world.api.request_log().record(Box::new(Passed {
+        request_id: "order-7".to_owned(),
+        at: Timestamp::from_millis(1_800_000_000_000),
+        took: Duration::from_millis(7),
+        method: "POST".parse().unwrap(),
+        uri: "/api/send-message".parse().unwrap(),
+        status: Some(202),
+        ip: [127, 0, 0, 1].into(),
+        key: Some("shop".into()),
+        headers,
+        body,
+        answer_headers: HeaderMap::new(),
+        answer_body: Seen::new(&HeaderMap::new()),
+        messages: None,
+    }));
+    let mut requests = RequestsServiceClient::new(door.channel.clone());
+    let list = requests.list(v1::ListRequestsRequest::default()).await.unwrap().into_inner();
+    assert_eq!((list.requests.len(), list.requests[0].duration_ms, list.dropped), (1, 7, 0));
+    let row = requests.get(v1::GetRequestRequest { id: "order-7".to_owned() }).await.unwrap().into_inner();
+    assert_eq!(row.summary.unwrap(), list.requests[0]);
+    let asked = row.request.unwrap();
+    assert_eq!((asked.headers["x-api-key"].as_str(), asked.body.as_deref()), ("***", Some("{}")));
+    let unknown = requests.get(v1::GetRequestRequest { id: "9".to_owned() }).await.unwrap_err();
+    assert_eq!((unknown.code(), code(&unknown)), (Code::NotFound, "not_found"));
+    assert_eq!(requests.clear(v1::ClearRequestsRequest {}).await.unwrap().into_inner().cleared, 1);
+}
+
+#[tokio::test]
+async fn api_keys_are_made_listed_and_revoked() {
+    let door = Door::open().await;
+    let mut settings = SettingsServiceClient::new(door.channel.clone());
+    let create = |name: &str, scopes: &[&str]| v1::CreateApiKeyRequest {
+        name: name.to_owned(),
+        scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+    };
+    let made = settings.create_api_key(create("shop", &["send"])).await.unwrap().into_inner();
+    let key = made.key.unwrap();
+    assert_eq!((key.name.as_str(), key.scopes.as_slice()), ("shop", &["send".to_owned()][..]));
+    assert!(door.world.api.find_key(made.api_key.as_bytes()).is_some());
+    for (name, scopes, field) in
+        [("shop", &["read"][..], "name"), ("a b", &["read"], "name"), ("x", &[], "scopes"), ("x", &["all"], "scopes")]
+    {
+        let refused = settings.create_api_key(create(name, scopes)).await.unwrap_err();
+        assert_eq!(refused.metadata().get(waya_proto::ERROR_FIELD).unwrap(), field, "{name} {scopes:?}");
+    }
+    let list = settings.list_api_keys(v1::ListApiKeysRequest {}).await.unwrap().into_inner().keys;
+    let names: Vec<_> = list.iter().map(|key| (key.name.as_str(), key.created_at.is_some())).collect();
+    assert_eq!(names, [("default", false), ("shop", true)]);
+    let revoke = |name: &str| v1::RevokeApiKeyRequest { name: name.to_owned() };
+    settings.revoke_api_key(revoke("shop")).await.unwrap();
+    assert!(door.world.api.find_key(made.api_key.as_bytes()).is_none());
+    assert_eq!(code(&settings.revoke_api_key(revoke("shop")).await.unwrap_err()), "not_found");
+    assert_eq!(code(&settings.revoke_api_key(revoke("default")).await.unwrap_err()), "invalid_field");
 }
 
 #[tokio::test]

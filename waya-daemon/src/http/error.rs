@@ -1,10 +1,13 @@
 //! The one map from refusals to HTTP: status, code and words.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::api::ApiError;
+use crate::api::{ApiError, Scopes};
 
 /// Whatever a request is refused with.
 #[derive(Debug)]
@@ -15,6 +18,15 @@ pub(super) enum HttpError {
     InvalidJson(String),
     /// No key, or a wrong one; what to do.
     Unauthorized(&'static str),
+    /// The key may not do this.
+    Forbidden {
+        /// The key's name.
+        name: Arc<str>,
+        /// What it may do.
+        has: Scopes,
+        /// One of these would do.
+        needed: Scopes,
+    },
     /// No such path.
     NoSuchRoute,
     /// The path is there, for other methods.
@@ -25,6 +37,13 @@ pub(super) enum HttpError {
     UnsupportedMediaType(String),
     /// The body did not come in time.
     TooSlow,
+    /// Too many requests.
+    RateLimited {
+        /// When the next one is let in.
+        wait: Duration,
+        /// Whose were too many.
+        what: &'static str,
+    },
     /// A fault of ours.
     Internal,
 }
@@ -69,11 +88,13 @@ impl HttpError {
             },
             Self::InvalidJson(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -83,11 +104,13 @@ impl HttpError {
             Self::Api(error) => error.code(),
             Self::InvalidJson(_) => "invalid_json",
             Self::Unauthorized(_) => "unauthorized",
+            Self::Forbidden { .. } => "forbidden",
             Self::NoSuchRoute => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
             Self::UnsupportedMediaType(_) => "unsupported_media_type",
             Self::TooSlow => "timeout",
+            Self::RateLimited { .. } => "rate_limited",
             Self::Internal => "internal",
         }
     }
@@ -102,6 +125,15 @@ impl HttpError {
             },
             Self::InvalidJson(words) | Self::UnsupportedMediaType(words) => words.clone(),
             Self::Unauthorized(words) => (*words).to_owned(),
+            Self::Forbidden { name, has, needed } => {
+                let (has, needed): (Vec<_>, Vec<_>) = (has.words().collect(), needed.words().collect());
+                let (has, needed) = (has.join(" and "), needed.join(" or "));
+                format!(
+                    "this needs an API key with the scope {needed}; the key {name:?} has {has} only. `waya settings \
+                     api-key create NAME --scope {}` makes one",
+                    needed.split(' ').next().unwrap_or("admin")
+                )
+            }
             Self::NoSuchRoute => "there is nothing at this path; the API is under /api/".to_owned(),
             Self::MethodNotAllowed => {
                 "this path does not take this method; the Allow header lists those it does".to_owned()
@@ -110,9 +142,17 @@ impl HttpError {
                 format!("the body is larger than {limit} bytes; split the request, or raise http.body_limit")
             }
             Self::TooSlow => "the body did not arrive in time; send it faster".to_owned(),
+            Self::RateLimited { wait, what } => {
+                format!("{what}; try again in {} s", whole_seconds(*wait))
+            }
             Self::Internal => INTERNAL_WORDS.to_owned(),
         }
     }
+}
+
+/// Rounded up: a second too early would be refused again.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1000).max(1) as u64
 }
 
 impl IntoResponse for HttpError {
@@ -123,6 +163,7 @@ impl IntoResponse for HttpError {
         }
         let field = if let Self::Api(error) = &self { error.field() } else { None };
         let body = Body { success: false, error: &self.words(), code: self.code(), field };
+        let wait = if let Self::RateLimited { wait, .. } = &self { Some(whole_seconds(*wait)) } else { None };
         let mut response = (status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         match status {
@@ -133,6 +174,9 @@ impl IntoResponse for HttpError {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
             }
             _ => {}
+        }
+        if let Some(wait) = wait {
+            headers.insert(header::RETRY_AFTER, wait.into());
         }
         response
     }

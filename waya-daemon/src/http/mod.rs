@@ -1,11 +1,13 @@
-//! The HTTP door: JSON under `/api`, behind the API key, and two health probes without it.
+//! The HTTP door: JSON under `/api`, behind API keys; its description and two health probes without one.
 //!
 //! Owns its connections, their limits and the shape of errors; every decision is `api`'s. It is woken by its
 //! connections only, and never answers with a cause it has not looked at.
 
 mod auth;
 mod body;
+mod edge;
 mod error;
+mod openapi;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -16,14 +18,25 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Version, header};
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, patch, post, put};
 
 pub use server::serve;
+use tokio::sync::watch;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
 
-use crate::api::Api;
+use crate::api::{Api, Scopes, Snapshot};
+use auth::Guard;
+use edge::cors::cors;
+use edge::frame::frame;
+use edge::limits::{Limits, per_address};
+use edge::record::record;
 use error::HttpError;
-use routes::{deeds, events, health, media, message, passkey, queue, send, session};
+use routes::{deeds, events, health, media, message, passkey, queue, requests, send, session};
 
 /// Limits of the door.
 #[derive(Debug, Clone)]
@@ -52,11 +65,16 @@ impl Default for Options {
     }
 }
 
+/// Smaller answers, in bytes, are not compressed.
+const WORTH_COMPRESSING: u16 = 1024;
+
 /// What handlers stand on.
 #[derive(Debug, Clone)]
 struct Door {
     api: Api,
     options: Arc<Options>,
+    settings: watch::Receiver<Snapshot>,
+    limits: Arc<Limits>,
 }
 
 impl FromRef<Door> for Api {
@@ -65,31 +83,85 @@ impl FromRef<Door> for Api {
     }
 }
 
-/// All routes.
-fn router(api: Api, options: Options) -> Router {
-    let door = Door { api, options: Arc::new(options) };
-    let keyed = Router::new()
+/// `OPTIONS` is answered wherever there is a route; the `Allow` header comes with either answer.
+async fn other_method(method: Method) -> Response {
+    match method {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => HttpError::MethodNotAllowed.into_response(),
+    }
+}
+
+/// Answers for people and programs, unless they are small; never a stream, whose parts are to leave at once.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let text = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+        let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+        kind.starts_with(b"application/json") || kind.starts_with(b"text/html")
+    };
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(WORTH_COMPRESSING).and(text))
+}
+
+/// What a key with the scope `send` may do.
+fn sending() -> Router<Door> {
+    Router::new()
         .route("/api/send-message", post(send::send))
-        .route("/api/message-status/{id}", get(message::status))
         .route("/api/messages/{id}", patch(deeds::edit).delete(deeds::revoke))
-        .route("/api/messages/{id}/media", get(media::media))
         .route("/api/messages/{id}/reaction", put(deeds::react).delete(deeds::take_back))
         .route("/api/messages/{id}/forward", post(deeds::forward))
-        .route("/api/queue", get(queue::list))
         .route("/api/queue/{id}", delete(queue::cancel))
+}
+
+/// What a key with `send` or with `read` may do: whoever sends may ask what became of it.
+fn following() -> Router<Door> {
+    Router::new().route("/api/message-status/{id}", get(message::status))
+}
+
+/// What a key with the scope `read` may do: everything that only looks.
+fn reading() -> Router<Door> {
+    Router::new()
+        .route("/api/messages/{id}/media", get(media::media))
+        .route("/api/queue", get(queue::list))
+        .route("/api/queue/{id}", get(queue::show))
+        .route("/api/requests", get(requests::list))
+        .route("/api/requests/{id}", get(requests::show))
         .route("/api/events", get(events::read))
         .route("/api/session", get(session::session))
+        .route("/api/status", get(session::status))
+}
+
+/// What only a key with the scope `admin` may do.
+fn governing() -> Router<Door> {
+    Router::new()
+        .route("/api/requests", delete(requests::clear))
         .route("/api/session/passkey", post(passkey::answer))
         .route("/api/session/passkey/confirm", post(passkey::confirm))
-        .route("/api/status", get(session::status))
-        .route_layer(from_fn_with_state(door.api.clone(), auth::require_key));
+}
+
+/// All routes.
+fn router(api: Api, options: Options) -> Router {
+    let settings = api.settings_watch();
+    let door = Door { api, options: Arc::new(options), settings, limits: Arc::default() };
+    let needs = |needed: Scopes, routes: Router<Door>| {
+        routes.route_layer(from_fn_with_state(Guard { door: door.clone(), needed }, auth::require_key))
+    };
     Router::new()
-        .merge(keyed)
+        .merge(needs(Scopes::SEND, sending()))
+        .merge(needs(Scopes::SEND_OR_READ, following()))
+        .merge(needs(Scopes::READ, reading()))
+        .merge(needs(Scopes::ADMIN, governing()))
+        .route("/api/openapi.json", get(openapi::spec))
+        .route("/api/docs", get(openapi::page))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .fallback(|| async { HttpError::NoSuchRoute })
-        .method_not_allowed_fallback(|| async { HttpError::MethodNotAllowed })
+        .method_not_allowed_fallback(other_method)
         // Bodies have limits of ours.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(door.clone(), per_address))
+        .layer(from_fn_with_state(door.clone(), record))
+        .layer(compression())
+        .layer(from_fn_with_state(door.clone(), cors))
+        .layer(from_fn_with_state(door.clone(), frame))
         .with_state(door)
 }

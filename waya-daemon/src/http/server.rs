@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::edge::client::Peer;
 use super::error::HttpError;
 use super::{Options, router};
 use crate::api::Api;
@@ -60,12 +62,12 @@ pub async fn serve(listener: TcpListener, api: Api, options: Options, shutdown: 
 }
 
 /// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> ((TcpStream, Peer), Option<OwnedSemaphorePermit>) {
     // The semaphore is never closed.
     let permit = Arc::clone(permits).acquire_owned().await.ok();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, peer)) => return ((stream, Peer(peer.ip())), permit),
             Err(error) => {
                 tracing::warn!(%error, "no HTTP connection could be accepted");
                 tokio::time::sleep(REST).await;
@@ -74,9 +76,18 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, header_timeout: Duration, shutdown: CancellationToken) {
+async fn connection(
+    (stream, peer): (TcpStream, Peer),
+    router: Router,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: hyper::Request<Incoming>| answer(router.clone(), request.map(Body::new)));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        answer(router.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
@@ -99,9 +110,21 @@ async fn connection(stream: TcpStream, router: Router, header_timeout: Duration,
 async fn answer(router: Router, request: hyper::Request<Body>) -> Result<Response, Infallible> {
     let answer = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
     Ok(match answer {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => with_options(response),
         Err(_) => HttpError::Internal.into_response(),
     })
+}
+
+/// The router lists the methods that have a handler; `OPTIONS` is answered without one.
+fn with_options(mut response: Response) -> Response {
+    if let Some(allow) = response.headers().get(header::ALLOW).and_then(|allow| allow.to_str().ok()) {
+        let listed = allow.split(',').map(str::trim).filter(|method| !method.is_empty());
+        let listed: Vec<_> = listed.chain(["OPTIONS"]).collect();
+        if let Ok(allow) = HeaderValue::from_str(&listed.join(", ")) {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+    }
+    response
 }
 
 #[cfg(test)]

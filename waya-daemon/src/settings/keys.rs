@@ -1,6 +1,6 @@
 //! The table of settings, one row each.
 
-use super::{SettingsError, Snapshot, parse};
+use super::{SettingsError, Snapshot, http, parse};
 use crate::net::HostPattern;
 
 /// Writes a value's meaning into the snapshot; `None` when it does not fit.
@@ -30,6 +30,7 @@ impl Key {
 }
 
 const SIZE: &str = "a size from 1 to 2GiB: 500KiB, 16MiB";
+const RATE: &str = "0, requests a minute such as 60, or 60:10 for at most 10 at once; up to 1000000";
 const DURATION: &str = "a duration: 0, 500ms, 5s, 10m, 2h or 1d";
 
 pub(super) const KEYS: &[Key] = &[
@@ -278,6 +279,23 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "http.cors_origins",
+        default: "",
+        description: "web pages that may call the API from a browser: their origins, or * for all; empty for none",
+        expected: "*, or origins such as https://shop.example, comma-separated; empty for none",
+        apply: |snapshot, text| http::CorsOrigins::parse(text).map(|value| snapshot.http.cors = value),
+    },
+    Key {
+        name: "http.rate_limit_per_key",
+        default: "0",
+        description: "requests a minute of one API key, 60:10 for at most 10 of them at once; 0 = no limit",
+        expected: RATE,
+        apply: |snapshot, text| {
+            snapshot.http.per_key = if text == "0" { None } else { Some(http::RateLimit::parse(text)?) };
+            Some(())
+        },
+    },
+    Key {
         name: "alerts.offline_after",
         default: "10m",
         description: "no connection to WhatsApp for so long is an alert; 0 = never",
@@ -290,6 +308,23 @@ pub(super) const KEYS: &[Key] = &[
         description: "a message that could have left so long ago is an alert; 0 = never",
         expected: DURATION,
         apply: |snapshot, text| parse::duration(text).map(|value| snapshot.alerts_queue_age = value),
+    },
+    Key {
+        name: "http.rate_limit_per_address",
+        default: "0",
+        description: "requests a minute from one address, 60:10 for at most 10 of them at once; 0 = no limit",
+        expected: RATE,
+        apply: |snapshot, text| {
+            snapshot.http.per_address = if text == "0" { None } else { Some(http::RateLimit::parse(text)?) };
+            Some(())
+        },
+    },
+    Key {
+        name: "http.trusted_proxies",
+        default: "",
+        description: "proxies whose X-Forwarded-For tells the caller's address: addresses and networks",
+        expected: "addresses and networks such as 127.0.0.1, 10.0.0.0/8, comma-separated; empty for none",
+        apply: |snapshot, text| http::networks(text).map(|value| snapshot.http.trusted_proxies = value),
     },
 ];
 

@@ -4,6 +4,7 @@
 //! Values that the environment or the config file fix ([`Pin`]) win over stored ones and cannot be changed here.
 //! It never reads files or the environment itself.
 
+mod http;
 mod keys;
 mod parse;
 mod snapshot;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, watch};
 
+pub use http::{CorsOrigins, HttpSettings, RateLimit};
 pub use keys::{is_known, keys, validate};
 pub use snapshot::{AllowList, QuietHours, Snapshot, folded};
 

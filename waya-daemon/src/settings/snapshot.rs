@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
+use super::HttpSettings;
 use crate::model::ChatId;
 use crate::net::Policy;
 use crate::store::Keep;
@@ -71,6 +72,8 @@ pub struct Snapshot {
     pub alerts_offline_after: Duration,
     /// So does a message that waits for so long.
     pub alerts_queue_age: Duration,
+    /// What the HTTP door is told.
+    pub http: HttpSettings,
 }
 
 impl Default for Snapshot {
@@ -105,6 +108,7 @@ impl Default for Snapshot {
             alerts_webhook: None,
             alerts_offline_after: Duration::from_mins(10),
             alerts_queue_age: Duration::from_hours(1),
+            http: HttpSettings::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ pub(super) mod message;
 mod multipart;
 pub(super) mod passkey;
 pub(super) mod queue;
+pub(super) mod requests;
 pub(super) mod send;
 mod send_body;
 pub(super) mod session;

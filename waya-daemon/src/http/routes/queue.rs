@@ -5,7 +5,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
-use crate::api::view::{MessageView, QueueView};
+use crate::api::view::{MessageView, QueueView, QueuedView};
 use crate::api::{Api, ApiError, DEFAULT_LIST, ListRequest, MAX_LIST};
 use crate::http::body::{path_error, query_error, query_number};
 use crate::http::error::HttpError;
@@ -31,6 +31,15 @@ pub(in crate::http) async fn list(
     let limit = query_number("limit", list.limit.as_deref(), 1..=MAX_LIST, DEFAULT_LIST)?;
     let before = list.before.filter(|before| !before.is_empty());
     Ok(Json(api.queue_list(ListRequest { statuses, before, limit }).await?))
+}
+
+/// `GET /api/queue/:id`: a message, and the request that put it there.
+pub(in crate::http) async fn show(
+    State(api): State<Api>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Json<QueuedView>, HttpError> {
+    let Path(id) = path.map_err(path_error)?;
+    Ok(Json(api.queued(&id).await?))
 }
 
 /// `DELETE /api/queue/:id`: takes a pending message back.

@@ -173,6 +173,7 @@ impl SendBody<'_> {
                 Some(Given::Flag(flag)) => flag,
                 Some(_) => return Err(ApiError::field_error("dry_run", "must be true or false").into()),
             },
+            ..SendRequest::default()
         })
     }
 }

@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod edge;
+mod keys;
 mod limits;
+mod openapi;
 mod passkey;
 mod reading;
 mod refusals;
+mod requests;
 mod sending;
+mod stream;
 
 use std::net::SocketAddr;
 

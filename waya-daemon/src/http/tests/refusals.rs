@@ -214,7 +214,7 @@ async fn paths_and_methods_that_are_not_there() {
     assert_refused(&door.get("/api/nothing").await, 404, "not_found", None);
     assert_refused(&door.get("/").await, 404, "not_found", None);
     let response = door.request("PUT", "/api/send-message").send().await.unwrap();
-    assert_eq!(response.headers()["allow"], "POST");
+    assert_eq!(response.headers()["allow"], "POST, OPTIONS");
     assert_refused(&(response.status().as_u16(), response.json().await.unwrap()), 405, "method_not_allowed", None);
     assert_refused(&door.get("/api/message-status/%FF").await, 422, "invalid_field", Some("id"));
 }

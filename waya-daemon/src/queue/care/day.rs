@@ -149,15 +149,12 @@ mod tests {
             let next = next_day(now, &zone);
             prop_assert!(next > now && next.since(now) <= Duration::from_hours(25));
             prop_assert_ne!(day(next, &zone), day(now, &zone));
-            match quiet_until(now, &zone, hours) {
-                Some(until) => {
-                    prop_assert!(until > now && until.since(now) <= Duration::from_hours(26));
-                    prop_assert_eq!(quiet_until(until, &zone, hours), None);
-                }
-                None => {
-                    let starts = next_quiet(now, &zone, hours);
-                    prop_assert!(starts > now && starts.since(now) <= Duration::from_hours(50));
-                }
+            if let Some(until) = quiet_until(now, &zone, hours) {
+                prop_assert!(until > now && until.since(now) <= Duration::from_hours(26));
+                prop_assert_eq!(quiet_until(until, &zone, hours), None);
+            } else {
+                let starts = next_quiet(now, &zone, hours);
+                prop_assert!(starts > now && starts.since(now) <= Duration::from_hours(50));
             }
         }
     }

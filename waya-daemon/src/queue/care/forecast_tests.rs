@@ -19,13 +19,12 @@ fn settings() -> Snapshot {
 fn sent(limits: &Limits, from: Timestamp, gap: Duration, count: usize) -> Vec<Timestamp> {
     let (mut limits, mut now, mut sent) = (limits.clone(), from, Vec::new());
     while sent.len() < count {
-        match limits.closed(now) {
-            Some(closed) => now = closed.until,
-            None => {
-                limits.count(now);
-                sent.push(now);
-                now = now.plus(gap);
-            }
+        if let Some(closed) = limits.closed(now) {
+            now = closed.until;
+        } else {
+            limits.count(now);
+            sent.push(now);
+            now = now.plus(gap);
         }
     }
     sent

@@ -71,7 +71,9 @@ fn readable(tree: Tree, key: &[u8], payload: &[u8]) -> Result<Option<BodyHash>, 
         Tree::Contacts => drop(contacts::decode(payload)?),
         Tree::Chats => drop(chats::decode(payload)?),
         Tree::Webhooks => drop(webhook_records::decode_webhook(key, payload)?),
-        Tree::WebhookPlaces => drop(webhook_records::decode_place(payload)?),
+        Tree::WebhookPlaces => {
+            webhook_records::decode_place(payload)?;
+        }
         Tree::Notices => drop(webhook_records::decode_notice(key, payload)?),
         Tree::Deliveries => drop(webhook_records::decode_delivery(payload)?),
         _ => {}
