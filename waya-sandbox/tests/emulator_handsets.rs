@@ -72,9 +72,9 @@ async fn a_handset_that_is_on_gives_a_message_to_a_device_that_lacks_it() {
 async fn a_device_that_left_is_encrypted_for_no_more() {
     let world = World::start().await;
     let ani = world.link(ANI, "Ani").await;
-    let mut devices = vec![world.link(BUDI, "Budi").await];
+    let mut first = world.link(BUDI, "Budi").await;
     ani.say(BUDI, "hello").await;
-    devices[0].text().await;
+    first.text().await;
     for by_itself in [true, false] {
         let mut leaver = world.link(BUDI, "Budi").await;
         let number = world.emulator.accounts()[1].devices.last().unwrap().device;
@@ -95,7 +95,7 @@ async fn a_device_that_left_is_encrypted_for_no_more() {
         };
         tokio::time::timeout(support::LIMIT, until_known(true)).await.expect("it is never known");
         let id = ani.say(BUDI, "to both").await;
-        assert_eq!((leaver.text().await.id, devices[0].text().await.id), (id.clone(), id));
+        assert_eq!((leaver.text().await.id, first.text().await.id), (id.clone(), id));
         if by_itself {
             leaver.client.logout().await;
         } else {
@@ -104,7 +104,7 @@ async fn a_device_that_left_is_encrypted_for_no_more() {
         }
         tokio::time::timeout(support::LIMIT, until_known(false)).await.expect("it is still known");
         ani.say(BUDI, "to the one").await;
-        devices[0].text().await;
+        first.text().await;
         assert_eq!(world.emulator.accounts()[1].devices.len(), 1);
     }
     until("everything to be confirmed", || world.emulator.stats().queued == 0).await;

@@ -42,7 +42,7 @@ pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) 
         .chain(people.iter().map(|person| private(person, pn_only, at)))
         .collect();
     let pairs: Vec<_> = people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect();
-    let mut pieces = chats_in_pieces(chats, &pairs);
+    let mut pieces = chats_in_pieces(&chats, &pairs);
     pieces.push((parts::HistorySyncType::PUSH_NAME, names));
     let count = pieces.len() as u32;
     for (order, (kind, mut piece)) in (1..).zip(pieces) {
@@ -64,7 +64,7 @@ struct Place {
 
 /// The first chats at once, the others behind them; each piece says what its people's numbers are.
 fn chats_in_pieces(
-    chats: Vec<wa::Conversation>,
+    chats: &[wa::Conversation],
     pairs: &[wa::PhoneNumberToLIDMapping],
 ) -> Vec<(parts::HistorySyncType, wa::HistorySync)> {
     let piece = |(place, chats): (usize, &[wa::Conversation])| {
@@ -82,7 +82,7 @@ fn chats_in_pieces(
         (kind, piece)
     };
     // Who has no chats is told so.
-    let first = if chats.is_empty() { vec![&chats[..]] } else { chats.chunks(CHATS).collect() };
+    let first = if chats.is_empty() { vec![chats] } else { chats.chunks(CHATS).collect() };
     first.into_iter().enumerate().map(piece).collect()
 }
 

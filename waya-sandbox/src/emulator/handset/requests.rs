@@ -30,21 +30,20 @@ pub(crate) fn hand_over_again(
     (phone, device): (&str, u16),
     receipt: &NodeRef<'_>,
     id: &str,
-) -> Option<()> {
+) {
     let retry = receipt.get_optional_child("retry");
     let count = retry.and_then(|retry| text_attr(retry, "count")?.parse().ok()).unwrap_or(1);
     if peer::again(state, phone, device, id, count).is_none() {
         // Said before the server started anew: then all of it is said once more.
         share_all(emulator, state, phone, device);
     }
-    Some(())
 }
 
 /// A device has what it was handed.
-pub(crate) fn taken(state: &mut State, phone: &str, device: u16, ids: &[String]) -> Option<()> {
-    let letters = state.letters.get_mut(phone)?;
-    ids.iter().for_each(|id| letters.forget_handed(device, id));
-    Some(())
+pub(crate) fn taken(state: &mut State, phone: &str, device: u16, ids: &[String]) {
+    if let Some(letters) = state.letters.get_mut(phone) {
+        ids.iter().for_each(|id| letters.forget_handed(device, id));
+    }
 }
 
 /// A device says something to its handset alone.

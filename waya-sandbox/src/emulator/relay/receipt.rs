@@ -97,12 +97,13 @@ fn to_own_handset(
     receipt: &Receipt<'_>,
     ids: &[String],
 ) {
-    // What cannot be kept or is not asked for well goes nowhere.
-    let _ = match receipt.kind {
+    match receipt.kind {
         "retry" => handset::hand_over_again(emulator, state, (phone, device), receipt.node, receipt.id),
         "peer_msg" | "hist_sync" => handset::taken(state, phone, device, ids),
-        _ => forward(emulator, state, phone, device, receipt),
-    };
+        _ => {
+            forward(emulator, state, phone, device, receipt);
+        }
+    }
 }
 
 fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, receipt: &Receipt<'_>) -> Option<()> {

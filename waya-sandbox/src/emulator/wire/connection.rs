@@ -60,18 +60,16 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
         let mut cipher = Incoming { cipher: incoming, counter: 0 };
         loop {
             tokio::select! {
-                frame = tokio::time::timeout(idle, source.next()) => match frame {
-                    Ok(frame) => {
-                        if !frame.is_some_and(|frame| cipher.handle(frame, &session)) {
-                            break;
-                        }
-                    }
-                    Err(_) => {
+                frame = tokio::time::timeout(idle, source.next()) => {
+                    let Ok(frame) = frame else {
                         tracing::debug!("a client is silent for too long");
                         connection.cut();
                         break;
+                    };
+                    if !frame.is_some_and(|frame| cipher.handle(frame, &session)) {
+                        break;
                     }
-                },
+                }
                 _ = &mut writer => break,
                 () = line.ending() => break,
                 () = stop.cancelled() => break,
@@ -279,13 +277,10 @@ impl Writer {
         }
         let sent = tokio::time::timeout(self.limit, self.sink.send(WsMessage::Binary(full.into()))).await;
         line.written(std::mem::take(&mut self.pushed));
-        match sent {
-            Ok(sent) => sent.is_ok(),
-            Err(_) => {
-                tracing::debug!("a client takes nothing");
-                false
-            }
+        if sent.is_err() {
+            tracing::debug!("a client takes nothing");
         }
+        sent.is_ok_and(|sent| sent.is_ok())
     }
 
     /// Announces a frame and delivers half of it.
