@@ -19,6 +19,8 @@ need_component() { # COMMAND COMPONENT
 }
 
 need_command cc gcc
+need_command node nodejs
+need_command npm npm
 need_command mkfs.ext4 e2fsprogs
 need_component fmt rustfmt
 need_component clippy clippy
@@ -46,11 +48,26 @@ fi
 say "lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
+say "what the fuzz targets drive"
+# Built as cargo-fuzz builds it, without the fuzzer: that takes a nightly compiler and a C++ one.
+cargo rustc --locked -p waya-sandbox --lib --profile check -- --cfg fuzzing
+for target in waya-sandbox/fuzz/fuzz_targets/*.rs; do
+  name=$(basename "$target" .rs)
+  if ! grep -q "^pub fn $name(bytes: &\[u8\])\|^pub fn $name(mut bytes: &\[u8\])" waya-sandbox/src/emulator/fuzzing.rs \
+    || ! grep -q "fuzzing::$name(bytes)" "$target" || ! grep -q "^name = \"$name\"" waya-sandbox/fuzz/Cargo.toml; then
+    echo "the fuzz target $name drives nothing" >&2
+    exit 1
+  fi
+done
+
 say "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
 say "tests"
 cargo build --locked --workspace --bins
 cargo test --locked --workspace
+# Once more as before WhatsApp's move to LIDs, whatever clients do with the emulator.
+WAYA_TEST_PN_ONLY=1 cargo test --locked -p waya-sandbox --test 'emulator_*'
+WAYA_TEST_PN_ONLY=1 cargo test --locked -p waya-tests --test session
 # Above, the sandbox's feature reached the daemon too; here it is the daemon that people run.
 cargo test --locked -p waya-daemon --lib

@@ -232,3 +232,129 @@ async fn whatsapp_starting_anew_in_the_middle_loses_and_doubles_nothing() -> Res
     }
     Ok(())
 }
+
+/// Switches a fault on for somebody, once.
+async fn once(world: &World, kind: &str, args: &[&str], target: &str) -> Result<()> {
+    let fault = json!({"kind": kind, "args": args, "target": target, "times": 1});
+    let (status, answer) = world.admin.post("/fault", &fault).await?;
+    ensure!(status.is_success(), "{answer}");
+    Ok(())
+}
+
+/// What somebody has of these words: ids and copies.
+async fn rows(world: &World, who: &str, text: &str) -> Result<Vec<(String, u64)>> {
+    let rows = world.inbox(who).await?.into_iter().filter(|row| row["text"] == text);
+    rows.map(|row| Some((row["id"].as_str()?.to_owned(), row["copies"].as_u64()?)))
+        .collect::<Option<_>>()
+        .context("rows")
+}
+
+#[tokio::test]
+async fn a_refusal_that_passes_is_told_and_tried_again_under_the_same_id() -> Result<()> {
+    let world = World::start()?;
+    for (code, who, words) in [("479", BUDI, "devices changed"), ("503", SITI, "had trouble (503)")] {
+        once(&world, "nack", &[code], OWN_PHONE).await?;
+        let id = world.accept(who, code).await?;
+        let waiting = world.until_message(&id, |message| message["hold"]["reason"] == "backoff").await?;
+        assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(1)), "{code}");
+        assert!(waiting["error"].as_str().is_some_and(|error| error.contains(words)), "{waiting}");
+        let whatsapp_id = waiting["whatsappId"].as_str().context("no id")?.to_owned();
+        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
+        assert_eq!((&read["status"], &read["error"], &read["attempts"]), (&json!("sent"), &json!(null), &json!(2)));
+        assert_eq!(read["whatsappId"], json!(whatsapp_id));
+        assert_eq!(rows(&world, who, code).await?, [(whatsapp_id.clone(), 1)]);
+        assert_eq!(handed_over(&world, &whatsapp_id).await?, 1, "a refused message goes nowhere");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whatever_a_login_is_refused_for_what_is_accepted_waits_and_leaves_once() -> Result<()> {
+    let world = World::start()?;
+    for (code, state) in [("503", "offline"), ("405", "outdated"), ("403", "locked"), ("402", "banned")] {
+        world.fault("refuse-logins", &[code]).await?;
+        world.fault("cut", &[]).await?;
+        world.until_session(state).await?;
+        let id = world.accept(BUDI, code).await?;
+        let waiting = world.until_message(&id, |message| message["hold"].is_object()).await?;
+        assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{code}");
+        assert_eq!(waiting["hold"]["reason"], "offline", "{code}");
+        world.no_faults().await?;
+        // Some of these states end by the user's word only.
+        let login = world.waya(&["login"])?;
+        ensure!(login.status.success(), "{code}: {}", String::from_utf8_lossy(&login.stderr));
+        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
+        assert_eq!((&read["status"], &read["attempts"]), (&json!("sent"), &json!(1)), "{code}");
+        assert_eq!(rows(&world, BUDI, code).await?.iter().map(|row| row.1).collect::<Vec<_>>(), [1], "{code}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_ends_in_the_middle_of_a_send_leaves_one_copy() -> Result<()> {
+    let world = World::start()?;
+    for (code, text) in [("503", "first"), ("515", "second")] {
+        world.fault("ack-delay", &["60000"]).await?;
+        world.fault("no-receipts", &[]).await?;
+        let id = world.accept(BUDI, text).await?;
+        until("the emulator has it", || async {
+            let (_, stats) = world.admin.get("/stats").await?;
+            ensure!(stats["senders"][OWN_PHONE]["in_flight"] == 1, "{stats}");
+            Ok(())
+        })
+        .await?;
+        world.no_faults().await?;
+        world.fault("stream-error", &[code]).await?;
+        let message = world.until_message(&id, |message| message["status"] == "sent").await?;
+        let rows = rows(&world, BUDI, text).await?;
+        assert_eq!(rows.len(), 1, "{code}: {rows:?}");
+        assert_eq!(json!(rows[0].0), message["whatsappId"]);
+        world.until_session("connected").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_happens_on_the_way_to_the_recipient_is_one_message_read_in_the_end() -> Result<()> {
+    let world = World::start()?;
+    for (kind, args) in
+        [("double", &[][..]), ("reorder", &[]), ("slow", &["300"]), ("clock-skew", &["-86400"]), ("drop", &[])]
+    {
+        once(&world, kind, args, BUDI).await?;
+        let id = world.accept(BUDI, kind).await?;
+        let sent = world.until_message(&id, |message| message["status"] == "sent").await?;
+        if kind == "drop" {
+            until("it was dropped", || async {
+                let (_, left) = world.admin.get("/faults").await?;
+                ensure!(left["faults"] == json!([]), "{left}");
+                Ok(())
+            })
+            .await?;
+            // It comes with the recipient's next connection.
+            let (status, answer) = world.admin.post("/fault", &json!({"kind": "cut", "target": BUDI})).await?;
+            ensure!(status.is_success(), "{answer}");
+        }
+        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
+        assert_eq!((&read["status"], &read["attempts"], &read["error"]), (&json!("sent"), &json!(1), &json!(null)));
+        let rows = rows(&world, BUDI, kind).await?;
+        assert_eq!(rows.len(), 1, "{kind}: {rows:?}");
+        assert_eq!((json!(rows[0].0), rows[0].1), (sent["whatsappId"].clone(), 1), "{kind}");
+        world.no_faults().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_that_the_server_ended_keeps_its_queue() -> Result<()> {
+    let mut world = World::start()?;
+    world.fault("stream-error", &["516"]).await?;
+    world.until_session("logged_out").await?;
+    let id = world.accept(BUDI, "Halo").await?;
+    let message = world.until_message(&id, |message| message["hold"]["reason"] == "offline").await?;
+    assert_eq!((&message["status"], &message["attempts"]), (&json!("pending"), &json!(0)));
+    world.restart()?;
+    let login = world.waya(&["login"])?;
+    ensure!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    Ok(())
+}

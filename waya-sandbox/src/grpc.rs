@@ -65,7 +65,7 @@ impl SandboxService for Grpc {
     }
 
     async fn read(&self, request: Request<PersonRequest>) -> Answer<PersonResponse> {
-        let done = self.0.read(&request.get_ref().who).await.map_err(refused)?;
+        let done = self.0.read(&request.get_ref().who, false).await.map_err(refused)?;
         Ok(about(done.person))
     }
 

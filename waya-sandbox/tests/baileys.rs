@@ -1,7 +1,7 @@
 //! A client library in another language, which was never told about the emulator: Baileys, on Node.
 //!
-//! `baileys/` holds what it does. Without Node this says that it is skipped; the packages come from the npm registry,
-//! as `baileys/package-lock.json` names them.
+//! `baileys/` holds what it does. Without Node this says that it is skipped, or fails if `WAYA_TEST_STRICT` is 1; the
+//! packages come from the npm registry, as `baileys/package-lock.json` names them.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -25,11 +25,17 @@ fn version(command: &str) -> Option<u32> {
     text.trim().trim_start_matches('v').split('.').next()?.parse().ok()
 }
 
+/// Where Node is to be there, a test that did not run is one that failed.
+fn skipped(why: &str) -> Option<TempDir> {
+    assert!(std::env::var_os("WAYA_TEST_STRICT").is_none_or(|strict| strict != "1"), "not run: {why}");
+    eprintln!("skipped: {why}");
+    None
+}
+
 /// The probe with its packages beside it.
 fn installed() -> Option<TempDir> {
     if version("node").is_none_or(|major| major < OLDEST_NODE) || version("npm").is_none() {
-        eprintln!("skipped: there is no Node {OLDEST_NODE} with npm here");
-        return None;
+        return skipped(&format!("there is no Node {OLDEST_NODE} with npm here"));
     }
     let folder = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/baileys");
@@ -41,8 +47,7 @@ fn installed() -> Option<TempDir> {
     let arguments = ["ci", "--omit=peer", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
     let status = Command::new("npm").args(arguments).current_dir(folder.path()).status().unwrap();
     if !status.success() {
-        eprintln!("skipped: npm could not get the packages ({status})");
-        return None;
+        return skipped(&format!("npm could not get the packages ({status})"));
     }
     Some(folder)
 }
@@ -50,8 +55,14 @@ fn installed() -> Option<TempDir> {
 #[tokio::test]
 async fn a_client_in_another_language_finds_everything_it_expects() {
     let Some(folder) = installed() else { return };
+    for mode in [&[][..], &["--pn-only"]] {
+        probe(&folder, mode).await;
+    }
+}
+
+async fn probe(folder: &TempDir, mode: &[&str]) {
     let mut serve = tokio::process::Command::new(env!("CARGO_BIN_EXE_waya-sandbox"));
-    serve.args(["serve", "--listen", "127.0.0.1:0", "--people", "1"]).env_remove("WAYA_LOG_FILTER");
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--people", "1"]).args(mode).env_remove("WAYA_LOG_FILTER");
     let mut serve = serve.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let line = BufReader::new(serve.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
     let ready: Value = serde_json::from_str(&line).unwrap();
@@ -63,7 +74,7 @@ async fn a_client_in_another_language_finds_everything_it_expects() {
     let probed = tokio::time::timeout(PATIENCE, probe.output()).await.expect("the probe hangs").unwrap();
     let told = String::from_utf8_lossy(&probed.stdout);
     let failed: Vec<_> = told.lines().filter(|line| !line.contains(r#""ok":true"#)).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(failed.is_empty(), "{mode:?}: {failed:#?}");
     assert!(probed.status.success(), "{told}{}", String::from_utf8_lossy(&probed.stderr));
     eprintln!("{} steps went well", told.lines().count());
 }

@@ -60,6 +60,7 @@ async fn a_presence_is_shown_as_far_as_its_owner_wants() {
     let (ani, mut budi) = two(&world).await;
     let set = |category, value| ani.client.set_privacy_setting(category, value);
     set(PrivacyCategory::Last, PrivacyValue::None).await.unwrap();
+    budi.client.presence().set_available().await.unwrap();
     budi.client.presence().subscribe(&Jid::pn(ANI)).await.unwrap();
     ani.client.presence().set_available().await.unwrap();
     assert_eq!(presence(&mut budi).await, (true, false));

@@ -9,7 +9,7 @@ use waya_sandbox::emulator::EmulatorConfig;
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::features::StatusSendOptions;
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
-use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::wacore_binary::{Jid, Server};
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 use whatsapp_rust::waproto::whatsapp::message::{ContactMessage, ExtendedTextMessage, LocationMessage};
@@ -25,14 +25,24 @@ async fn two(pn_only: bool) -> (World, Person, Person) {
     (world, ani, budi)
 }
 
-async fn send(from: &Person, message: wa::Message) -> String {
-    from.client.send_message(Jid::pn(BUDI), message).await.unwrap().message_id
+/// The chat between the two, and a group of both.
+fn chats(world: &World) -> [Jid; 2] {
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    [Jid::pn(BUDI), group.jid.parse().unwrap()]
+}
+
+fn is_group(chat: &Jid) -> bool {
+    chat.server == Server::Group
+}
+
+async fn send(from: &Person, to: &Jid, message: wa::Message) -> String {
+    from.client.send_message(to.clone(), message).await.unwrap().message_id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_in_one_message_arrives_as_it_was_said() {
     for pn_only in [false, true] {
-        let (_world, ani, mut budi) = two(pn_only).await;
+        let (world, ani, mut budi) = two(pn_only).await;
         let context = wa::ContextInfo {
             stanza_id: Some("3EB0AAAA".into()),
             participant: Some(format!("{BUDI}@s.whatsapp.net")),
@@ -60,73 +70,98 @@ async fn what_is_said_in_one_message_arrives_as_it_was_said() {
             vcard: Some("BEGIN:VCARD\nEND:VCARD".into()),
             ..Default::default()
         };
-        send(&ani, wa::Message { extended_text_message: MessageField::some(reply), ..Default::default() }).await;
-        send(&ani, wa::Message { location_message: MessageField::some(location.clone()), ..Default::default() }).await;
-        send(&ani, wa::Message { contact_message: MessageField::some(card.clone()), ..Default::default() }).await;
-        let text = budi.message(|message| message.extended_text_message.as_option().cloned()).await;
-        assert_eq!(text.text.as_deref(), Some("@Budi, yes"));
-        let told = text.context_info.as_option().unwrap();
-        assert_eq!((&told.mentioned_jid, &told.stanza_id), (&context.mentioned_jid, &context.stanza_id));
-        assert_eq!(told.expiration, context.expiration);
-        assert_eq!(budi.message(|message| message.location_message.as_option().cloned()).await, location);
-        assert_eq!(budi.message(|message| message.contact_message.as_option().cloned()).await, card);
+        for chat in chats(&world) {
+            let reply = wa::Message { extended_text_message: MessageField::some(reply.clone()), ..Default::default() };
+            let place = wa::Message { location_message: MessageField::some(location.clone()), ..Default::default() };
+            let contact = wa::Message { contact_message: MessageField::some(card.clone()), ..Default::default() };
+            for message in [reply, place, contact] {
+                send(&ani, &chat, message).await;
+            }
+            let text = budi.message(|message| message.extended_text_message.as_option().cloned()).await;
+            assert_eq!(text.text.as_deref(), Some("@Budi, yes"));
+            let told = text.context_info.as_option().unwrap();
+            assert_eq!((&told.mentioned_jid, &told.stanza_id), (&context.mentioned_jid, &context.stanza_id));
+            assert_eq!(told.expiration, context.expiration);
+            assert_eq!(budi.message(|message| message.location_message.as_option().cloned()).await, location);
+            assert_eq!(budi.message(|message| message.contact_message.as_option().cloned()).await, card);
 
-        let options = SendOptions::default().with_ephemeral_expiration(604_800);
-        let vanishes = wa::Message { conversation: Some("gone in a week".into()), ..Default::default() };
-        ani.client.send_message_with_options(Jid::pn(BUDI), vanishes, options).await.unwrap();
-        let read = |message: &wa::Message| message.get_base_message().text_content().map(ToOwned::to_owned);
-        assert_eq!(budi.message(read).await, "gone in a week");
+            let options = SendOptions::default().with_ephemeral_expiration(604_800);
+            let vanishes = wa::Message { conversation: Some("gone in a week".into()), ..Default::default() };
+            ani.client.send_message_with_options(chat, vanishes, options).await.unwrap();
+            let read = |message: &wa::Message| message.get_base_message().text_content().map(ToOwned::to_owned);
+            assert_eq!(budi.message(read).await, "gone in a week");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_done_to_a_message_reaches_the_one_who_has_it() {
     for pn_only in [false, true] {
-        let (_world, mut ani, mut budi) = two(pn_only).await;
-        let id = ani.say(BUDI, "frist").await;
-        let received = budi.text().await;
-        let change = wa::Message { conversation: Some("first".into()), ..Default::default() };
-        ani.client.edit_message(Jid::pn(BUDI), id.clone(), change).await.unwrap();
-        let of = |kind: Type| {
-            move |message: &wa::Message| {
-                let done = message.get_base_message().protocol_message.as_option();
-                let done = done.or_else(|| message.protocol_message.as_option())?;
-                (done.r#type == Some(kind)).then(|| done.key.as_option().and_then(|key| key.id.clone()))
-            }
-        };
-        assert_eq!(budi.message(of(Type::MESSAGE_EDIT)).await, Some(id.clone()));
-
-        let key = wa::MessageKey {
-            remote_jid: Some(received.chat.clone()),
-            from_me: Some(false),
-            id: Some(id.clone()),
-            ..Default::default()
-        };
-        budi.client.send_reaction(received.chat.parse::<Jid>().unwrap(), key, "\u{1f44d}").await.unwrap();
-        let reaction = ani.message(|message| message.reaction_message.as_option().cloned()).await;
-        assert_eq!(reaction.text.as_deref(), Some("\u{1f44d}"));
-        assert_eq!(reaction.key.as_option().and_then(|key| key.id.clone()), Some(id.clone()));
-
-        ani.client.revoke_message(Jid::pn(BUDI), id.clone(), RevokeType::Sender).await.unwrap();
-        assert_eq!(budi.message(of(Type::REVOKE)).await, Some(id));
+        let (world, mut ani, mut budi) = two(pn_only).await;
+        for chat in chats(&world) {
+            what_is_done(&mut ani, &mut budi, &chat).await;
+        }
     }
+}
+
+async fn what_is_done(ani: &mut Person, budi: &mut Person, chat: &Jid) {
+    let id = ani.say(&chat.to_string(), "frist").await;
+    let received = budi.text().await;
+    let change = wa::Message { conversation: Some("first".into()), ..Default::default() };
+    ani.client.edit_message(chat.clone(), id.clone(), change).await.unwrap();
+    let of = |kind: Type| {
+        move |message: &wa::Message| {
+            let done = message.get_base_message().protocol_message.as_option();
+            let done = done.or_else(|| message.protocol_message.as_option())?;
+            (done.r#type == Some(kind)).then(|| done.key.as_option().and_then(|key| key.id.clone()))
+        }
+    };
+    assert_eq!(budi.message(of(Type::MESSAGE_EDIT)).await, Some(id.clone()));
+
+    let key = wa::MessageKey {
+        remote_jid: Some(received.chat.clone()),
+        from_me: Some(false),
+        id: Some(id.clone()),
+        participant: is_group(chat).then(|| received.sender.clone()),
+    };
+    budi.client.send_reaction(received.chat.parse::<Jid>().unwrap(), key, "\u{1f44d}").await.unwrap();
+    let reaction = ani.message(|message| message.reaction_message.as_option().cloned()).await;
+    assert_eq!(reaction.text.as_deref(), Some("\u{1f44d}"));
+    assert_eq!(reaction.key.as_option().and_then(|key| key.id.clone()), Some(id.clone()));
+
+    ani.client.revoke_message(chat.clone(), id.clone(), RevokeType::Sender).await.unwrap();
+    assert_eq!(budi.message(of(Type::REVOKE)).await, Some(id));
+    if !is_group(chat) {
+        return;
+    }
+    // Who administers a group may take back what others said.
+    let id = budi.say(&chat.to_string(), "out of place").await;
+    let original_sender: Jid = ani.text().await.sender.parse().unwrap();
+    let stanza = budi.client.wait_for_node(NodeFilter::tag("message").attr("edit", "8"));
+    ani.client.revoke_message(chat.clone(), id.clone(), RevokeType::Admin { original_sender }).await.unwrap();
+    assert_eq!(budi.message(of(Type::REVOKE)).await, Some(id));
+    tokio::time::timeout(support::LIMIT, stanza).await.expect("it is no admin's revoke").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_is_voted_on() {
-    let (_world, mut ani, mut budi) = two(false).await;
-    let options = ["tea", "coffee"].map(ToOwned::to_owned);
-    let (sent, secret) = ani.client.polls().create(Jid::pn(BUDI), "What?", &options, 1).await.unwrap();
-    let asked = |message: &wa::Message| {
-        let polls = [&message.poll_creation_message, &message.poll_creation_message_v3];
-        polls.iter().find_map(|poll| poll.as_option().map(|poll| poll.options.len()))
-    };
-    assert_eq!(budi.message(asked).await, 2);
-    let creator = ani.client.lid().unwrap().to_non_ad();
-    budi.client.polls().vote(creator.clone(), &sent.message_id, &creator, &secret, &options[..1]).await.unwrap();
-    let vote = ani.message(|message| message.poll_update_message.as_option().cloned()).await;
-    let key = vote.poll_creation_message_key.as_option().and_then(|key| key.id.clone());
-    assert_eq!(key, Some(sent.message_id));
+    let (world, mut ani, mut budi) = two(support::config().pn_only).await;
+    for chat in chats(&world) {
+        let options = ["tea", "coffee"].map(ToOwned::to_owned);
+        let (sent, secret) = ani.client.polls().create(chat.clone(), "What?", &options, 1).await.unwrap();
+        let asked = |message: &wa::Message| {
+            let polls = [&message.poll_creation_message, &message.poll_creation_message_v3];
+            polls.iter().find_map(|poll| poll.as_option().map(|poll| poll.options.len()))
+        };
+        assert_eq!(budi.message(asked).await, 2);
+        let own = || if support::config().pn_only { ani.client.pn() } else { ani.client.lid() };
+        let creator = own().unwrap().to_non_ad();
+        let to = if is_group(&chat) { chat } else { creator.clone() };
+        budi.client.polls().vote(to, &sent.message_id, &creator, &secret, &options[..1]).await.unwrap();
+        let vote = ani.message(|message| message.poll_update_message.as_option().cloned()).await;
+        let key = vote.poll_creation_message_key.as_option().and_then(|key| key.id.clone());
+        assert_eq!(key, Some(sent.message_id));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

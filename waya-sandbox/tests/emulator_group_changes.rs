@@ -241,3 +241,44 @@ async fn a_group_is_the_same_after_a_restart() {
     assert_eq!(world.emulator.groups()[0].admins, [ANI, BUDI]);
     assert_eq!(groups.get_invite_link(&jid, false).await.unwrap(), link);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_group_was_closed_for_is_opened_again() {
+    let mut team = Team::start(support::config().pn_only).await;
+    let (ani, budi, citra) = (team.ani.client.clone(), team.budi.client.clone(), team.citra.client.clone());
+    let (ani, budi, citra) = (ani.groups(), budi.groups(), citra.groups());
+    for closed in [true, false] {
+        ani.set_locked(&team.group, closed).await.unwrap();
+        ani.set_announce(&team.group, closed).await.unwrap();
+        ani.set_ephemeral(&team.group, if closed { 86_400 } else { 0 }).await.unwrap();
+        let mode = if closed { MemberAddMode::AdminAdd } else { MemberAddMode::AllMemberAdd };
+        ani.set_member_add_mode(&team.group, mode).await.unwrap();
+    }
+    let changes: [Wanted<'_>; 4] = [
+        ("the key", |action| matches!(action, Action::Unlocked)),
+        ("the word", |action| matches!(action, Action::NotAnnounce)),
+        ("that messages stay", |action| matches!(action, Action::Ephemeral { expiration: 0, .. })),
+        ("the mode", |action| matches!(action, Action::MemberAddMode { mode } if mode == "all_member_add")),
+    ];
+    hears_all(&mut team.budi, &changes).await;
+    let seen = budi.get_metadata(&team.group).await.unwrap();
+    assert!(!seen.is_locked && !seen.is_announcement && seen.ephemeral.is_none());
+    budi.set_subject(&team.group, GroupSubject::new("Ours").unwrap()).await.unwrap();
+    let id = team.budi.say(&team.group.to_string(), "I may again").await;
+    assert_eq!(team.budi.ack(&id).await, None);
+    assert_eq!(team.ani.text().await.text, "I may again");
+
+    // Who asked to be let in may think better of it.
+    ani.set_membership_approval(&team.group, MembershipApprovalMode::On).await.unwrap();
+    let link = ani.get_invite_link(&team.group, false).await.unwrap();
+    citra.join_with_invite_code(link.rsplit('/').next().unwrap()).await.unwrap();
+    let asking = ani.get_membership_requests(&team.group).await.unwrap();
+    assert_eq!(asking.len(), 1);
+    citra.cancel_membership_requests(&team.group, &[asking[0].jid.clone()]).await.unwrap();
+    hears(&mut team.ani, "that nobody asks any more", |action| {
+        matches!(action, Action::RevokedMembershipRequests { .. })
+    })
+    .await;
+    assert!(ani.get_membership_requests(&team.group).await.unwrap().is_empty());
+    assert_eq!(budi.add_participants(&team.group, &[Jid::pn(CITRA)]).await.unwrap()[0].error, None);
+}

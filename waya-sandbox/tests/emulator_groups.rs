@@ -4,7 +4,11 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{Person, World, until};
+use whatsapp_rust::NodeFilter;
+use whatsapp_rust::wacore::store::traits::ProtocolStore;
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::{GroupCreateOptions, GroupParticipantOptions};
@@ -105,8 +109,14 @@ async fn every_device_of_a_person_sees_the_same_conversation() {
     desk.text().await;
     let mut laptop = world.link(ANI, "Ani").await;
     let grown = |event: &Event| matches!(event, Event::DeviceListUpdate(_)).then_some(());
-    desk.wait("the new device", grown).await;
     budi.wait("the new device", grown).await;
+    // The account's own devices are told the whole list.
+    let known = async {
+        while desk.client.signal().get_user_devices(&[Jid::pn(ANI)]).await.unwrap().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::LIMIT, known).await.expect("the own device is not known");
 
     let id = desk.say(BUDI, "from the desk").await;
     let received = budi.text().await;
@@ -119,4 +129,49 @@ async fn every_device_of_a_person_sees_the_same_conversation() {
     assert_eq!(desk.text().await.text, "to both");
     assert_eq!(laptop.text().await.text, "to both");
     until("the queues to be empty", || world.emulator.stats().queued == 0).await;
+}
+
+/// Says something into a group; the hash that its ack tells.
+async fn say_and_hear(person: &Person, group: &str, text: &str) -> Option<String> {
+    let ack = person.client.wait_for_node(NodeFilter::tag("ack").attr("class", "message"));
+    person.say(group, text).await;
+    let ack = tokio::time::timeout(support::LIMIT, ack).await.expect("no ack came").unwrap();
+    ack.get().get_attr("phash").map(|hash| hash.as_str().into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_all_devices_is_told_no_hash_and_who_does_not_is_told_theirs() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    assert_eq!(say_and_hear(&ani, &group.jid, "to all").await, None);
+    assert_eq!(budi.text().await.text, "to all");
+
+    let keys = ani.leave().await;
+    let lid = world.emulator.accounts()[1].lid.clone();
+    let mut struck = 0;
+    for user in [BUDI, &lid] {
+        if let Some(mut record) = keys.get_devices(user).await.unwrap() {
+            record.devices.retain(|device| device.device_id == 0);
+            keys.update_device_list(record).await.unwrap();
+            struck += 1;
+        }
+    }
+    assert!(struck > 0, "Ani knows Budi's devices by neither name");
+    let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", keys.clone()).await;
+    ani.connected().await;
+    let told = say_and_hear(&ani, &group.jid, "to some").await.expect("the list was stale");
+    assert!(told.starts_with("2:"), "{told}");
+    // The device that was left out asks for it, and gets it.
+    assert_eq!(budi.text().await.text, "to some");
+    // A list that is asked for anew is right again.
+    ani.leave().await;
+    for user in [BUDI, &lid] {
+        keys.delete_devices(user).await.unwrap();
+    }
+    let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", keys).await;
+    ani.connected().await;
+    assert_eq!(say_and_hear(&ani, &group.jid, "to all again").await, None);
+    assert_eq!(budi.text().await.text, "to all again");
 }

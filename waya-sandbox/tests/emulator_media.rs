@@ -11,7 +11,7 @@ use support::https::Https;
 use support::{Person, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use waya_sandbox::emulator::{EmulatorConfig, Fault, FaultTarget};
+use waya_sandbox::emulator::{EmulatorConfig, Fault, FaultLimit, FaultTarget};
 use whatsapp_rust::anyhow;
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::download::MediaType;
@@ -32,7 +32,12 @@ struct Scene {
 
 impl Scene {
     async fn with(config: EmulatorConfig) -> Self {
-        let world = World::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..config }).await;
+        let world = World::with(EmulatorConfig {
+            first_stanza_grace: Duration::ZERO,
+            pn_only: support::config().pn_only,
+            ..config
+        })
+        .await;
         let http = Https::new(&world);
         let ani = world.link_with(ANI, "Ani", &http).await;
         Self { world, http, ani }
@@ -182,7 +187,7 @@ async fn an_address_ends_and_the_client_is_told() {
 async fn media_faults_hit_uploads_and_downloads_until_they_are_off() {
     let scene = Scene::start().await;
     let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
-    for code in [403, 410, 500] {
+    for code in [401, 403, 404, 410, 500] {
         scene.world.emulator.set_fault(Fault::Media { code }, FaultTarget::Phone(ANI.into()));
         let error = scene.ani.client.download(&picture(&uploaded)).await.unwrap_err();
         assert!(format!("{error:#}").contains(&code.to_string()), "{error:#}");
@@ -193,6 +198,50 @@ async fn media_faults_hit_uploads_and_downloads_until_they_are_off() {
     budi.client.download(&picture(&uploaded)).await.unwrap();
     scene.world.emulator.clear_faults(&FaultTarget::Phone(ANI.into()));
     assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), bytes(100));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_refused_once_is_replaced_by_a_new_one() {
+    let scene = Scene::start().await;
+    let ani = || FaultTarget::Phone(ANI.into());
+    for code in [401, 403] {
+        let fault = Fault::Media { code };
+        scene.world.emulator.set_limited_fault(fault, ani(), FaultLimit::times(1)).unwrap();
+        let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+        assert!(scene.world.emulator.faults().is_empty(), "{code} did not strike");
+        scene.world.emulator.set_limited_fault(fault, ani(), FaultLimit::times(1)).unwrap();
+        assert_eq!(scene.ani.client.download(&picture(&uploaded)).await.unwrap(), bytes(100));
+        assert!(scene.world.emulator.faults().is_empty(), "{code} did not strike");
+    }
+    // Tokens end by the emulator's clock.
+    let old = auth(&scene).await;
+    scene.world.emulator.clock().set_ahead(7 * 3_600_000);
+    let path = format!("/mms/image/{}?auth={old}", base64_url(&[7; 32]));
+    let refused = scene.http.client.post(scene.url(&path)).body("bytes").send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    upload(&scene.ani, bytes(200)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_host_of_the_list_takes_files_and_hands_them_out() {
+    let scene = Scene::start().await;
+    let known = scene.ani.client.refresh_media_conn(true).await.unwrap();
+    let hosts: Vec<_> = known.hosts.iter().map(|host| host.hostname.clone()).collect();
+    assert_eq!(hosts.len(), 2, "{hosts:?}");
+    assert_ne!(hosts[0], hosts[1]);
+    for (number, host) in hosts.iter().enumerate() {
+        let content = bytes(1_000 + number);
+        let hash = <sha2::Sha256 as sha2::Digest>::digest(&content);
+        let name = base64_url(&hash);
+        let url = format!("https://{host}/mms/document/{name}?auth={}&token={name}", known.auth);
+        let answer = scene.http.client.post(url).body(content.clone()).send().await.unwrap();
+        let told = answer.json::<serde_json::Value>().await.unwrap();
+        let path = told["direct_path"].as_str().unwrap_or_else(|| panic!("{host}: {told}"));
+        for from in &hosts {
+            let loaded = scene.http.client.get(format!("https://{from}{path}")).send().await.unwrap();
+            assert_eq!(loaded.bytes().await.unwrap(), content, "from {from}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

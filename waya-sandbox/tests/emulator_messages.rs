@@ -137,6 +137,8 @@ async fn typing_presence_and_reading_are_passed_on() {
     let received = budi.text().await;
     let chat: Jid = received.chat.parse().unwrap();
 
+    // Who is not there himself is not told who is.
+    budi.client.presence().set_available().await.unwrap();
     budi.client.presence().subscribe(&chat).await.unwrap();
     ani.client.presence().set_unavailable().await.unwrap();
     ani.client.presence().set_available().await.unwrap();

@@ -59,8 +59,8 @@ async fn with_autoread_off_reading_waits_for_the_word() {
     inbox_once(&sandbox, "Siti", |inbox| inbox.len() == 2 && inbox.iter().all(|entry| entry.receipts == ["delivered"]))
         .await;
 
-    assert_eq!(control.read("Siti").await.unwrap().read, 2);
-    assert_eq!(control.read("Siti").await.unwrap().read, 0, "nothing is read twice");
+    assert_eq!(control.read("Siti", false).await.unwrap().read, 2);
+    assert_eq!(control.read("Siti", false).await.unwrap().read, 0, "nothing is read twice");
     inbox_once(&sandbox, "Siti", all_read).await;
 
     say(&control, "Budi", "Siti", "tiga").await;

@@ -2,21 +2,27 @@
 //! everybody it was for.
 //!
 //! A short form by itself; `tests/soak SECONDS PEOPLE` goes on for longer. It drives `serve` as a process of its own, by
-//! its admin HTTP; the people in it are real clients.
+//! its admin HTTP, and kills it once; the people in it are real clients, and some of them have a second device here.
 #![allow(clippy::unwrap_used)]
+
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 use serde_json::{Value, json};
+use support::{Person, Port};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
-use tokio::task::JoinSet;
-use waya_sandbox::control::{ControlError, FaultRequest, GroupRequest, Remote, SandboxControl, SayRequest};
+use tokio::process::{Child, Command};
+use tokio::task::{JoinHandle, JoinSet};
+use waya_sandbox::control::{ControlError, FaultRequest, GroupRequest, Remote, SandboxControl, SayMedia, SayRequest};
+use whatsapp_rust::wacore::types::events::Event;
 
 /// Time that everything gets to arrive when the trouble is over.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -24,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// is asked for again, and both arrive.
 const RESENDS: u64 = 5;
 /// What goes wrong, for one person and a few times.
-const TROUBLE: [&str; 14] = [
+const TROUBLE: [&str; 17] = [
     "garble",
     "stale-prekeys",
     "drop",
@@ -38,8 +44,13 @@ const TROUBLE: [&str; 14] = [
     "clock-skew 3600",
     "refuse-logins 503",
     "media 500",
+    "garble-bundles",
+    "strangers",
+    "refuse",
     "cut-mid-frame",
 ];
+/// People with a second device.
+const SECOND_DEVICES: usize = 2;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -58,7 +69,45 @@ struct Accepted {
     from: String,
     /// A person, or a group's subject.
     to: String,
+    group: Option<String>,
     readers: BTreeSet<String>,
+}
+
+/// A device of a person that nobody speaks on, with the ids of what it got.
+struct SecondDevice {
+    phone: String,
+    seen: Arc<Mutex<BTreeSet<String>>>,
+    listening: JoinHandle<()>,
+}
+
+impl SecondDevice {
+    async fn link(control: &Remote, url: &str, phone: &str) -> Self {
+        let mut person = Person::start(url, "Second device").await;
+        let scan = format!("{}/mock-phone/scan-qr?phone={phone}", control.admin());
+        let scanned = reqwest::Client::new().post(scan).body(person.qr().await).send().await.unwrap();
+        assert!(scanned.status().is_success(), "{}", scanned.text().await.unwrap());
+        person.connected().await;
+        let seen = Arc::<Mutex<BTreeSet<String>>>::default();
+        let heard = seen.clone();
+        let listening = tokio::spawn(async move {
+            while let Some(event) = person.next().await {
+                if let Event::Messages(batch) = &*event {
+                    heard.lock().unwrap().extend(batch.messages.iter().map(|message| message.info.id.clone()));
+                }
+            }
+        });
+        Self { phone: phone.to_owned(), seen, listening }
+    }
+
+    /// What it should have and has not.
+    fn lacks(&self, books: &Books) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        let meant = |accepted: &Accepted| accepted.from == self.phone || accepted.readers.contains(&self.phone);
+        let missing = books.accepted.iter().filter(|(id, accepted)| meant(accepted) && !seen.contains(*id));
+        missing
+            .map(|(id, accepted)| format!("the second device of {} never got {id}: {accepted:?}", self.phone))
+            .collect()
+    }
 }
 
 struct Soak {
@@ -66,7 +115,53 @@ struct Soak {
     people: Vec<String>,
     groups: Vec<(String, Vec<String>)>,
     books: Mutex<Books>,
+    begun: Instant,
     until: Instant,
+    served: tokio::sync::Mutex<Option<Served>>,
+}
+
+/// `serve`, as long as it lives.
+struct Served {
+    process: Child,
+    people: u64,
+    folder: std::path::PathBuf,
+    /// Kept from everybody else while it starts again.
+    port: Port,
+}
+
+impl Served {
+    /// Starts it, or starts it again; gives its WebSocket's address once it is ready.
+    async fn start(people: u64, folder: &std::path::Path, port: Port) -> (Self, String) {
+        for _ in 0..3 {
+            if let Some((process, url)) = Self::try_start(people, folder, &port).await {
+                return (Self { process, people, folder: folder.to_owned(), port }, url);
+            }
+        }
+        panic!("it does not start");
+    }
+
+    /// `None` when it is not ready in time: on a busy machine people may not all get a connection.
+    async fn try_start(people: u64, folder: &std::path::Path, port: &Port) -> Option<(Child, String)> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_waya-sandbox"))
+            .args(["serve", "--listen", &port.address().to_string(), "--people", &people.to_string(), "--data-dir"])
+            .arg(folder)
+            // What the clients say of broken messages would fill the screen.
+            .env("WAYA_LOG_FILTER", std::env::var("WAYA_LOG_FILTER").unwrap_or_else(|_| "off".to_owned()))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let line = BufReader::new(process.stdout.take().unwrap()).lines().next_line().await.unwrap()?;
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        Some((process, ready["whatsapp"].as_str().unwrap().to_owned()))
+    }
+
+    /// Ends it as a power cut would end a process, and starts it again.
+    async fn kill(self) -> Self {
+        let Self { mut process, people, folder, port } = self;
+        process.kill().await.unwrap();
+        Self::start(people, &folder, port).await.0
+    }
 }
 
 impl Soak {
@@ -82,36 +177,81 @@ impl Soak {
             }
             let text = format!("{speaker}-{number}");
             let from = self.someone();
-            let (request, readers) = self.speech(&from, &text);
-            let to = request.group.clone().or_else(|| request.to.clone()).unwrap_or_default();
+            let (request, accepted) = self.speech(&from, &text);
             let said = self.control.say(request).await;
-            let mut books = self.books.lock().unwrap();
-            match said {
-                Ok(said) if said.acknowledged => {
-                    books.accepted.insert(said.id, Accepted { from, to, readers });
+            let away = matches!(said, Err(ControlError::Unreachable { .. }));
+            {
+                let mut books = self.books.lock().unwrap();
+                match said {
+                    Ok(said) if said.acknowledged => drop(books.accepted.insert(said.id, accepted)),
+                    Ok(_) | Err(ControlError::Refused { .. } | ControlError::Unreachable { .. }) => {
+                        books.refused.insert(text);
+                    }
+                    Err(error) => panic!("{error}"),
                 }
-                Ok(_) | Err(ControlError::Refused { .. }) => drop(books.refused.insert(text)),
-                Err(error) => panic!("{error}"),
+            }
+            if away {
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }
 
-    fn speech(&self, from: &str, text: &str) -> (SayRequest, BTreeSet<String>) {
-        let own: Vec<_> = self.groups.iter().filter(|(_, members)| members.contains(&from.to_owned())).collect();
+    /// Something to say: words, a file, an answer or a reaction.
+    fn speech(&self, from: &str, text: &str) -> (SayRequest, Accepted) {
         let random = &mut rand::rng();
         let request = SayRequest { from: from.to_owned(), text: text.to_owned(), ..SayRequest::default() };
+        if random.random_bool(0.2)
+            && let Some((id, group, readers)) = self.heard_by(from)
+        {
+            let to = group.clone().unwrap_or_else(|| readers.iter().next().cloned().unwrap_or_default());
+            let accepted = Accepted { from: from.to_owned(), to, group, readers };
+            let (quoted, react) = if random.random_bool(0.5) { (Some(id), None) } else { (None, Some(id)) };
+            let request = SayRequest { quoted, react, ..request };
+            return (request, accepted);
+        }
+        let media = random.random_bool(0.15).then(|| SayMedia {
+            data: STANDARD.encode(text.repeat(100)),
+            mimetype: Some("application/pdf".to_owned()),
+            filename: Some(format!("{text}.pdf")),
+            voice: false,
+        });
+        let request = SayRequest { media, ..request };
+        let own: Vec<_> = self.groups.iter().filter(|(_, members)| members.contains(&from.to_owned())).collect();
         if let Some((group, members)) = own.choose(random).filter(|_| rand::rng().random_bool(0.3)) {
             let readers = members.iter().filter(|member| *member != from).cloned().collect();
-            return (SayRequest { group: Some(group.clone()), ..request }, readers);
+            let group = Some(group.clone());
+            let accepted =
+                Accepted { from: from.to_owned(), to: group.clone().unwrap(), group: group.clone(), readers };
+            return (SayRequest { group, ..request }, accepted);
         }
         let to = self.people.iter().filter(|person| *person != from).choose(random).unwrap().clone();
-        (SayRequest { to: Some(to.clone()), ..request }, BTreeSet::from([to]))
+        let readers = BTreeSet::from([to.clone()]);
+        let accepted = Accepted { from: from.to_owned(), to: to.clone(), group: None, readers };
+        (SayRequest { to: Some(to), ..request }, accepted)
+    }
+
+    /// Something that was said to somebody: its id, its group, and who hears an answer.
+    fn heard_by(&self, who: &str) -> Option<(String, Option<String>, BTreeSet<String>)> {
+        let books = self.books.lock().unwrap();
+        let heard = books.accepted.iter().filter(|(_, accepted)| accepted.readers.contains(who));
+        let (id, accepted) = heard.choose(&mut rand::rng())?;
+        let mut readers = accepted.readers.clone();
+        readers.remove(who);
+        readers.insert(accepted.from.clone());
+        Some((id.clone(), accepted.group.clone(), readers))
     }
 
     /// Something goes wrong, again and again.
     async fn trouble(&self) {
         let mut round = 0;
+        let mut killed = false;
         while Instant::now() < self.until {
+            if !killed && self.begun.elapsed() > (self.until - self.begun) / 2 {
+                killed = true;
+                let mut served = self.served.lock().await;
+                let alive = served.take().unwrap();
+                *served = Some(alive.kill().await);
+            }
             let pause = rand::rng().random_range(100..500);
             tokio::time::sleep(Duration::from_millis(pause)).await;
             round += 1;
@@ -122,6 +262,13 @@ impl Soak {
                 10 => {
                     self.control.set_online(&who, false).await.unwrap();
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                    let _ = self.control.set_online(&who, true).await;
+                }
+                13 => self.fault("stream-error 503", Some(who), None).await,
+                16 => {
+                    // The first of somebody's devices; it does not come back by itself.
+                    self.fault("replaced", Some(format!("{who}:1")), None).await;
+                    tokio::time::sleep(Duration::from_millis(500)).await;
                     let _ = self.control.set_online(&who, true).await;
                 }
                 _ => {
@@ -170,7 +317,7 @@ impl Soak {
                 if row.copies as u64 > repeats + RESENDS {
                     wrong.push(format!("{who} has {} copies of {}, sent {repeats} times", row.copies, row.id));
                 }
-                let text = row.content.text.unwrap_or_default();
+                let text = row.content.text.or(row.content.caption).unwrap_or_default();
                 let books = self.books.lock().unwrap();
                 let meant = books.accepted.get(&row.id).is_some_and(|accepted| accepted.readers.contains(who));
                 if !meant && !books.refused.contains(&text) {
@@ -200,18 +347,8 @@ impl Soak {
 async fn whatever_goes_wrong_the_books_balance() {
     let (seconds, people) = (setting("WAYA_SOAK_SECONDS", 15), setting("WAYA_SOAK_PEOPLE", 10));
     let folder = tempfile::tempdir().unwrap();
-    let mut served = Command::new(env!("CARGO_BIN_EXE_waya-sandbox"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--people", &people.to_string(), "--data-dir"])
-        .arg(folder.path())
-        // What the clients say of broken messages would fill the screen.
-        .env("WAYA_LOG_FILTER", std::env::var("WAYA_LOG_FILTER").unwrap_or_else(|_| "off".to_owned()))
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let line = BufReader::new(served.stdout.take().unwrap()).lines().next_line().await.unwrap().unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap();
-    let control = Remote::new(ready["whatsapp"].as_str().unwrap()).unwrap();
+    let (served, url) = Served::start(people, folder.path(), Port::any()).await;
+    let control = Remote::new(&url).unwrap();
     let names: Vec<_> = control.people().await.unwrap().people.into_iter().map(|person| person.number).collect();
     let mut groups = Vec::new();
     for number in 0..people.div_ceil(5) {
@@ -220,8 +357,14 @@ async fn whatever_goes_wrong_the_books_balance() {
         control.group(GroupRequest { subject: subject.clone(), members: members.clone() }).await.unwrap();
         groups.push((subject, members));
     }
-    let until = Instant::now() + Duration::from_secs(seconds);
-    let soak = Arc::new(Soak { control, people: names, groups, books: Mutex::default(), until });
+    let mut second_devices = Vec::new();
+    for phone in names.iter().take(SECOND_DEVICES) {
+        second_devices.push(SecondDevice::link(&control, &url, phone).await);
+    }
+    let begun = Instant::now();
+    let until = begun + Duration::from_secs(seconds);
+    let served = tokio::sync::Mutex::new(Some(served));
+    let soak = Arc::new(Soak { control, people: names, groups, books: Mutex::default(), begun, until, served });
 
     let mut going = JoinSet::new();
     for speaker in 0..usize::try_from(people.div_ceil(2)).unwrap() {
@@ -233,7 +376,11 @@ async fn whatever_goes_wrong_the_books_balance() {
     going.join_all().await;
 
     soak.settle().await;
-    let wrong = soak.audit().await;
+    let mut wrong = soak.audit().await;
+    for device in second_devices {
+        wrong.extend(device.lacks(&soak.books.lock().unwrap()));
+        device.listening.abort();
+    }
     let (accepted, refused) = {
         let books = soak.books.lock().unwrap();
         (books.accepted.len(), books.refused.len())

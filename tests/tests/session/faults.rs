@@ -1,6 +1,6 @@
 //! Connections that are cut, refused or taken over: the state says why, and what can mend itself does.
 
-use waya_daemon::model::LinkState;
+use waya_daemon::model::{LinkState, PairingMethod};
 use waya_sandbox::emulator::{Fault, FaultTarget};
 
 use crate::world::World;
@@ -139,8 +139,48 @@ async fn an_outdated_client_says_so_and_keeps_its_keys() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unavailable_server_is_tried_again() {
-    let (world, _) = refused_with(503, "offline").await;
-    world.mend();
+    for code in [500, 503] {
+        let (world, _) = refused_with(code, "offline").await;
+        assert!(world.has_keys());
+        world.mend();
+        world.until("connected").await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_wants_another_login_gets_it_by_itself() {
+    let world = World::connected(1).await;
+    let before = world.emulator().handshakes().ik + world.emulator().handshakes().xx;
+    world.fault(Fault::StreamError { code: 515 });
+    let again = async {
+        while world.emulator().handshakes().ik + world.emulator().handshakes().xx == before {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(crate::world::PATIENCE, again).await.expect("it logs in again");
     world.until("connected").await;
+    let devices = world.devices();
+    assert_eq!((devices.len(), devices[0].connected), (1, true));
+    world.send("3EB0000000000000000032", &world.chat(0), "Halo").await.unwrap();
+    assert_eq!(world.arrived(0, "Halo").await, 1);
+    world.end().await;
+}
+
+/// The server does not say that the phone unlinked it, so that the keys may still be of use to somebody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_server_ends_waits_to_be_linked_again() {
+    let world = World::connected(0).await;
+    let kept = || std::fs::read_dir(world.folder.path()).unwrap().count();
+    world.fault(Fault::StreamError { code: 516 });
+    let LinkState::LoggedOut { reason } = world.until("logged_out").await else { unreachable!() };
+    assert!(reason.contains("link it again"), "{reason}");
+    assert!(kept() > 0, "the keys were thrown away");
+    let shakes = world.emulator().handshakes();
+    world.session.pair(PairingMethod::Qr).await.unwrap();
+    world.scan().await;
+    world.until("connected").await;
+    assert!(world.emulator().handshakes().xx > shakes.xx);
+    assert_eq!(world.devices().iter().filter(|device| device.connected).count(), 1);
     world.end().await;
 }

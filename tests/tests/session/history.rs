@@ -1,8 +1,10 @@
 //! What the phone knows of people and chats, handed over when an account is linked.
 
+use std::collections::BTreeSet;
+
 use waya_daemon::model::{ChatId, PairingMethod, Timestamp};
 use waya_daemon::session::{History, Person, WaEvent};
-use waya_sandbox::emulator::HISTORY_TEXT;
+use waya_sandbox::emulator::{Fault, FaultLimit, FaultTarget, HISTORY_TEXT};
 
 use crate::world::World;
 
@@ -100,6 +102,32 @@ async fn a_garbled_piece_is_dropped_and_the_next_one_is_read() {
 
     world.say(0, "Halo", None).await;
     assert_eq!(world.journal.rows(1).await[0].text, "Halo");
+    world.nothing_queued().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_that_cannot_be_read_at_first_come_again_until_all_are_there() {
+    let mut world = World::unpaired(8).await;
+    let own = world.sandbox.own_phone().to_owned();
+    let everybody: Vec<_> = std::iter::once(own.clone()).chain((0..8).map(|who| world.phone(who))).collect();
+    let group: ChatId = world.emulator().ensure_group("Semua", &everybody).jid.parse().unwrap();
+    // The keys of the app state, and every piece behind them.
+    let strikes = FaultLimit::times(5);
+    world.emulator().set_limited_fault(Fault::Garble, FaultTarget::Phone(own), strikes).unwrap();
+    world.session.pair(PairingMethod::Qr).await.unwrap();
+    world.scan().await;
+    world.until("connected").await;
+    let (mut chats, mut names, mut pieces) = (BTreeSet::new(), BTreeSet::new(), 0);
+    while chats.len() < 10 || names.len() < 8 {
+        let piece = world.event(history).await;
+        pieces += 1;
+        chats.extend(piece.chats.into_iter().map(|chat| chat.id.to_string()));
+        names.extend(piece.people.into_iter().filter_map(|person| Some(person.push_name?.text)));
+    }
+    assert!(pieces > 3, "it came in {pieces} pieces");
+    assert!(chats.contains(&group.to_string()));
+    assert!(world.emulator().faults().is_empty(), "not everything was garbled");
     world.nothing_queued().await;
     world.end().await;
 }

@@ -17,6 +17,11 @@ use waya_sandbox::control::{SandboxControl as _, SayRequest};
 use waya_sandbox::emulator::{DeviceInfo, Emulator, Fault, FaultTarget};
 use waya_sandbox::{Sandbox, SandboxConfig};
 
+/// Whether accounts are addressed by number, as before WhatsApp's move to LIDs.
+pub fn pn_only() -> bool {
+    std::env::var_os("WAYA_TEST_PN_ONLY").is_some_and(|value| value == "1")
+}
+
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -97,7 +102,8 @@ impl World {
     }
 
     async fn unpaired_by(people: usize, proxy: Option<Proxy>) -> Self {
-        let sandbox = Sandbox::start(SandboxConfig { people, ..SandboxConfig::default() }).await.unwrap();
+        let sandbox =
+            Sandbox::start(SandboxConfig { people, pn_only: pn_only(), ..SandboxConfig::default() }).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let journal = Arc::new(Journal::default());
         let online = watch::Sender::new(false);

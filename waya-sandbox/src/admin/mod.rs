@@ -81,6 +81,13 @@ struct Who {
 }
 
 #[derive(Deserialize)]
+struct Read {
+    who: String,
+    #[serde(default)]
+    play: bool,
+}
+
+#[derive(Deserialize)]
 struct Autoread {
     who: String,
     on: bool,
@@ -158,8 +165,8 @@ async fn group(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
 }
 
 async fn read(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
-    let Who { who } = parse(&body)?;
-    Ok(done(control.read(&who).await?))
+    let Read { who, play } = parse(&body)?;
+    Ok(done(control.read(&who, play).await?))
 }
 
 async fn autoread(State(control): Control, body: Bytes) -> Answer<impl Serialize> {

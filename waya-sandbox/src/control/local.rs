@@ -233,9 +233,9 @@ impl SandboxControl for Local {
         Ok(self.emulator.ensure_group(&request.subject, &members).into())
     }
 
-    async fn read(&self, who: &str) -> Result<ReadDone, ControlError> {
+    async fn read(&self, who: &str, play: bool) -> Result<ReadDone, ControlError> {
         let person = self.find(who)?;
-        let read = person.read().await?;
+        let read = person.read(play).await?;
         Ok(ReadDone { person: self.view(&person), read })
     }
 

@@ -37,8 +37,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError>;
     /// Makes a group, or adds to the one of this name.
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError>;
-    /// Lets a person read everything unread.
-    async fn read(&self, who: &str) -> Result<ReadDone, ControlError>;
+    /// Lets a person read everything unread, and play the voice messages if wanted.
+    async fn read(&self, who: &str, play: bool) -> Result<ReadDone, ControlError>;
     /// Whether a person reads messages as soon as they arrive.
     async fn set_autoread(&self, who: &str, on: bool) -> Result<PersonView, ControlError>;
     /// Connects or disconnects a person; returns when that is done.

@@ -146,8 +146,8 @@ impl SandboxControl for Remote {
         self.send(self.client.post(self.url(&["say"])).json(&request)).await
     }
 
-    async fn read(&self, who: &str) -> Result<ReadDone, ControlError> {
-        self.post("read", &json!({ "who": who })).await
+    async fn read(&self, who: &str, play: bool) -> Result<ReadDone, ControlError> {
+        self.post("read", &json!({ "who": who, "play": play })).await
     }
 
     async fn set_autoread(&self, who: &str, on: bool) -> Result<PersonView, ControlError> {

@@ -21,6 +21,14 @@ pub struct EmulatorConfig {
     pub bare_status_receipts: bool,
     /// How long the address of an uploaded file is good for; WhatsApp's are for about a month.
     pub media_lifetime: Duration,
+    /// A client that has not shaken hands by then is dropped.
+    pub handshake_limit: Duration,
+    /// A client that says nothing for so long is gone, whatever its socket says. Clients ping two to four times a minute.
+    pub idle_limit: Duration,
+    /// A client that takes nothing for so long is gone.
+    pub write_limit: Duration,
+    /// Bytes that may wait for a client that takes them too slowly; beyond that its connection ends.
+    pub outgoing_limit: usize,
 }
 
 impl Default for EmulatorConfig {
@@ -32,6 +40,10 @@ impl Default for EmulatorConfig {
             first_stanza_grace: Duration::from_millis(100),
             bare_status_receipts: false,
             media_lifetime: Duration::from_hours(30 * 24),
+            handshake_limit: Duration::from_secs(20),
+            idle_limit: Duration::from_mins(3),
+            write_limit: Duration::from_secs(30),
+            outgoing_limit: 16 << 20,
         }
     }
 }
@@ -60,6 +72,16 @@ pub enum EmulatorError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The journal was damaged by something else than the end of a process.
+    #[error("{path} is damaged at byte {at}, whole records follow from {next} on: put a copy of it back, or remove it")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where reading stopped.
+        at: usize,
+        /// Where it could go on.
+        next: usize,
     },
     /// The kept server key is not one.
     #[error("{0} does not hold a server key: remove it to start with a new one")]

@@ -11,6 +11,7 @@ use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::util::unpack_bytes;
 
 use super::session::trial::{Trial, sessions};
+use super::wire::{Hello, ServerIdentity};
 
 /// Inputs that one server takes before there is a fresh one: what they leave behind would slow them down.
 const INPUTS_A_SERVER: u32 = 2_000;
@@ -41,6 +42,20 @@ pub fn frames(bytes: &[u8]) {
     if let Ok(plain) = unpack_bytes(BytesMut::from(bytes)) {
         let _ = unmarshal_ref(&plain);
     }
+}
+
+/// What a client says before anything is encrypted: its hello, behind its length in two bytes, and its finish.
+pub fn handshake(bytes: &[u8]) {
+    thread_local! {
+        static IDENTITY: ServerIdentity = ServerIdentity::open(None).unwrap();
+    }
+    let Some((length, rest)) = bytes.split_first_chunk() else { return };
+    let (hello, finish) = rest.split_at(rest.len().min(usize::from(u16::from_be_bytes(*length))));
+    IDENTITY.with(|identity| {
+        if let Ok(Hello::Wait(_, waiting)) = identity.answer(b"WA\x06\x03", hello) {
+            let _ = waiting.finish(finish);
+        }
+    });
 }
 
 /// Stanzas, each behind its length in two bytes.

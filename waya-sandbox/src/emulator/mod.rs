@@ -283,6 +283,7 @@ impl Emulator {
     /// Forgets whatever is not written down, as a process that ends does, and reads the rest again.
     fn begin_anew(&self) {
         let mut state = self.state();
+        self.0.presences.forget();
         let Some(folder) = self.0.config.data_dir.as_deref() else {
             return state.forget_connections();
         };

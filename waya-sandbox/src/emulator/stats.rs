@@ -3,10 +3,10 @@
 //! A message id that its sender handed over twice shows as a repeated id: that is how a doubled
 //! send is seen. Retry resends and peer messages are no messages in this sense and not counted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
-use whatsapp_rust::wacore_binary::CompactString;
+use sha2::{Digest as _, Sha256};
 
 /// Everything counted so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -53,8 +53,10 @@ pub struct SenderStats {
 /// The running counts of one sender.
 #[derive(Debug, Default)]
 pub(super) struct SenderCounts {
-    /// Held inline: an allocation for each, made among those of the messages, would keep their pages in use for good.
-    ids: HashMap<CompactString, u64>,
+    /// Digests of the ids relayed: an emulator that runs for days sees millions, and must not keep their names.
+    ids: HashSet<u64>,
+    /// Ids relayed more than once, with how often.
+    repeated: BTreeMap<String, u64>,
     pub(super) messages: u64,
     pub(super) acked: u64,
     pub(super) nacked: u64,
@@ -64,29 +66,42 @@ pub(super) struct SenderCounts {
 }
 
 impl SenderCounts {
-    pub(super) fn relayed(&mut self, id: &str, times: u64) {
-        self.messages += times;
-        match self.ids.get_mut(id) {
-            Some(count) => *count += times,
-            None => drop(self.ids.insert(id.into(), times)),
+    pub(super) fn relayed(&mut self, id: &str) {
+        self.messages += 1;
+        if !self.ids.insert(digest(id)) {
+            // Not known by name: this is the second time.
+            *self.repeated.entry(id.to_owned()).or_insert(1) += 1;
         }
     }
 
-    /// Every id with how often it was relayed.
-    pub(super) fn ids(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.ids.iter().map(|(id, count)| (id.as_str(), *count))
+    /// Takes in what was counted before a restart.
+    pub(super) fn restore(&mut self, digests: &[u64], repeated: impl IntoIterator<Item = (String, u64)>) {
+        self.ids.extend(digests);
+        self.messages += digests.len() as u64;
+        for (id, times) in repeated {
+            let known = !self.ids.insert(digest(&id));
+            self.messages += times - u64::from(known && times > 0);
+            if times > 1 {
+                self.repeated.insert(id, times);
+            }
+        }
+    }
+
+    /// The digests of all ids relayed.
+    pub(super) fn digests(&self) -> Vec<u64> {
+        self.ids.iter().copied().collect()
+    }
+
+    /// The ids relayed more than once, with how often.
+    pub(super) fn repeated(&self) -> &BTreeMap<String, u64> {
+        &self.repeated
     }
 
     fn show(&self) -> SenderStats {
         SenderStats {
             messages: self.messages,
             distinct_ids: self.ids.len() as u64,
-            repeated_ids: self
-                .ids
-                .iter()
-                .filter(|(_, count)| **count > 1)
-                .map(|(id, count)| (id.to_string(), *count))
-                .collect(),
+            repeated_ids: self.repeated.clone(),
             acked: self.acked,
             nacked: self.nacked,
             never_acked: self.never_acked,
@@ -94,6 +109,12 @@ impl SenderCounts {
             unacked_ids: self.unacked_ids.clone(),
         }
     }
+}
+
+/// The same in every process, since it is written to the journal. Two of a million ids share one by a chance of 1 in 37 million.
+fn digest(id: &str) -> u64 {
+    let hash = Sha256::digest(id);
+    u64::from_le_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
 }
 
 /// The running counts of everybody.
@@ -130,5 +151,34 @@ impl Counts {
             queued,
             senders,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_keeps_the_counts() {
+        let mut before = SenderCounts::default();
+        for id in ["A", "B", "A", "C", "A"] {
+            before.relayed(id);
+        }
+        let mut after = SenderCounts::default();
+        after.restore(&before.digests(), before.repeated().clone());
+        after.relayed("B");
+        let shown = after.show();
+        assert_eq!((shown.messages, shown.distinct_ids), (6, 3));
+        assert_eq!(shown.repeated_ids, BTreeMap::from([("A".to_owned(), 3), ("B".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn counts_of_an_older_journal_name_every_id() {
+        let mut counts = SenderCounts::default();
+        counts.restore(&[], [("A".to_owned(), 1), ("B".to_owned(), 2)]);
+        counts.relayed("A");
+        let shown = counts.show();
+        assert_eq!((shown.messages, shown.distinct_ids), (4, 2));
+        assert_eq!(shown.repeated_ids, BTreeMap::from([("A".to_owned(), 2), ("B".to_owned(), 2)]));
     }
 }

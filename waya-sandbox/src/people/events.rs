@@ -128,7 +128,7 @@ impl Reaction {
             .filter(|message| !message.info.source.is_from_me)
             .map(|message| (hook::address(&message.info), message.info.id.clone()))
             .collect();
-        if let Err(error) = self.inbox.mark_delivered(&delivered) {
+        if let Err(error) = self.inbox.mark_delivered(&delivered, self.emulator.clock().now_millis()) {
             tracing::error!(%error, person = %self.profile.name, "cannot record a delivery");
         }
         self.read(client, true).await;

@@ -71,16 +71,46 @@ impl Stanza {
 #[serde(rename_all = "snake_case")]
 enum Record {
     Received(Box<Received>),
-    Copy { row: usize, stanza: Stanza },
-    Delivered { rows: Vec<usize> },
-    Read { rows: Vec<usize> },
-    Autoread { on: bool },
+    Copy {
+        row: usize,
+        stanza: Stanza,
+    },
+    Delivered {
+        rows: Vec<usize>,
+        #[serde(default)]
+        at: i64,
+    },
+    Read {
+        rows: Vec<usize>,
+        #[serde(default)]
+        at: i64,
+    },
+    Played {
+        rows: Vec<usize>,
+        at: i64,
+    },
+    Autoread {
+        on: bool,
+    },
 }
 
 #[derive(Debug)]
 struct Row {
     received: Received,
     copies: Vec<Stanza>,
+    /// When its receipts went out, epoch milliseconds; older journals do not tell (0).
+    delivered_at: i64,
+    read_at: i64,
+    played_at: Option<i64>,
+}
+
+/// A receipt that went back, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptTime {
+    /// `delivered`, `read` or `played`.
+    pub kind: String,
+    /// Epoch milliseconds.
+    pub ts: i64,
 }
 
 /// A row as it is shown. The text stands in exactly one of its fields.
@@ -99,11 +129,14 @@ pub struct InboxEntry {
     pub ts: i64,
     /// How often the message arrived: 2 and more means that it was sent again under its id.
     pub copies: usize,
-    /// The receipts that went back for it: `delivered`, `read`.
+    /// The receipts that went back for it: `delivered`, `read`, `played`.
     pub receipts: Vec<String>,
+    /// When they did.
+    #[serde(default, rename = "receiptTimes")]
+    pub receipt_times: Vec<ReceiptTime>,
 }
 
-/// Messages to be told as read: their rows, and one receipt's address and ids.
+/// Messages to be told as read or played: their rows, and one receipt's address and ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     /// Where the receipt goes.
@@ -170,15 +203,15 @@ impl Inbox {
         Ok(())
     }
 
-    /// Records that the delivery receipts of these messages, as they stood on the wire, went out.
-    pub fn mark_delivered(&self, messages: &[(Address, String)]) -> Result<(), JournalError> {
+    /// Records that the delivery receipts of these messages, as they stood on the wire, went out at this time.
+    pub fn mark_delivered(&self, messages: &[(Address, String)], at: i64) -> Result<(), JournalError> {
         let mut state = self.lock();
         let rows: Vec<usize> =
             state.undelivered.iter().copied().filter(|row| state.is_one_of(*row, messages)).collect();
         if rows.is_empty() {
             return Ok(());
         }
-        state.commit(vec![Record::Delivered { rows }])?;
+        state.commit(vec![Record::Delivered { rows, at }])?;
         drop(state);
         self.changed();
         Ok(())
@@ -188,28 +221,29 @@ impl Inbox {
     /// `delivered_only` leaves out what the sender has not been told the arrival of.
     pub fn unread(&self, delivered_only: bool) -> Vec<Unread> {
         let state = self.lock();
-        let mut receipts: Vec<Unread> = Vec::new();
-        for place in &state.unread {
-            let Some(row) = state.rows.get(*place) else { continue };
-            if delivered_only && state.undelivered.contains(place) {
-                continue;
-            }
-            let address = &row.received.address;
-            let id = row.received.id.clone();
-            if let Some(receipt) = receipts.iter_mut().find(|open| open.address == *address) {
-                receipt.ids.push(id);
-                receipt.rows.push(*place);
-            } else {
-                let address = address.clone();
-                receipts.push(Unread { address, ids: vec![id], rows: vec![*place] });
-            }
-        }
-        receipts
+        let wanted = state.unread.iter().filter(|place| !delivered_only || !state.undelivered.contains(place));
+        state.gathered(wanted.copied())
     }
 
-    /// Records that the read receipt of these messages went out.
-    pub fn mark_read(&self, receipt: Unread) -> Result<(), JournalError> {
-        self.lock().commit(vec![Record::Read { rows: receipt.rows }])?;
+    /// Voice messages that were read and not played, gathered likewise.
+    pub fn unplayed(&self) -> Vec<Unread> {
+        let state = self.lock();
+        let silent = |(place, row): &(usize, &Row)| {
+            row.received.content.kind == "voice" && row.played_at.is_none() && !state.unread.contains(place)
+        };
+        state.gathered(state.rows.iter().enumerate().filter(silent).map(|(place, _)| place))
+    }
+
+    /// Records that the read receipt of these messages went out at this time.
+    pub fn mark_read(&self, receipt: Unread, at: i64) -> Result<(), JournalError> {
+        self.lock().commit(vec![Record::Read { rows: receipt.rows, at }])?;
+        self.changed();
+        Ok(())
+    }
+
+    /// Records that the played receipt of these messages went out at this time.
+    pub fn mark_played(&self, receipt: Unread, at: i64) -> Result<(), JournalError> {
+        self.lock().commit(vec![Record::Played { rows: receipt.rows, at }])?;
         self.changed();
         Ok(())
     }
@@ -259,6 +293,24 @@ impl State {
         })
     }
 
+    /// One receipt a chat and sender, in the order of arrival.
+    fn gathered(&self, places: impl Iterator<Item = usize>) -> Vec<Unread> {
+        let mut receipts: Vec<Unread> = Vec::new();
+        for place in places {
+            let Some(row) = self.rows.get(place) else { continue };
+            let address = &row.received.address;
+            let id = row.received.id.clone();
+            if let Some(receipt) = receipts.iter_mut().find(|open| open.address == *address) {
+                receipt.ids.push(id);
+                receipt.rows.push(place);
+            } else {
+                let address = address.clone();
+                receipts.push(Unread { address, ids: vec![id], rows: vec![place] });
+            }
+        }
+        receipts
+    }
+
     fn is_one_of(&self, row: usize, messages: &[(Address, String)]) -> bool {
         self.rows.get(row).is_some_and(|row| {
             messages.iter().any(|(address, id)| row.received.id == *id && row.received.address == *address)
@@ -286,16 +338,32 @@ impl State {
                 self.index.insert(key, place);
                 self.undelivered.insert(place);
                 self.unread.insert(place);
-                self.rows.push(Row { received: *received, copies: Vec::new() });
+                let row = Row { received: *received, copies: Vec::new(), delivered_at: 0, read_at: 0, played_at: None };
+                self.rows.push(row);
             }
             Record::Copy { row, stanza } => {
                 if let Some(row) = self.rows.get_mut(row) {
                     row.copies.push(stanza);
                 }
             }
-            Record::Delivered { rows } => self.undelivered.retain(|row| !rows.contains(row)),
-            Record::Read { rows } => self.unread.retain(|row| !rows.contains(row)),
+            Record::Delivered { rows, at } => {
+                self.undelivered.retain(|row| !rows.contains(row));
+                self.each(&rows, |row| row.delivered_at = at);
+            }
+            Record::Read { rows, at } => {
+                self.unread.retain(|row| !rows.contains(row));
+                self.each(&rows, |row| row.read_at = at);
+            }
+            Record::Played { rows, at } => self.each(&rows, |row| row.played_at = Some(at)),
             Record::Autoread { on } => self.autoread = on,
+        }
+    }
+
+    fn each(&mut self, rows: &[usize], change: impl Fn(&mut Row)) {
+        for place in rows {
+            if let Some(row) = self.rows.get_mut(*place) {
+                change(row);
+            }
         }
     }
 
@@ -307,7 +375,14 @@ impl State {
         if let Some(media) = &mut content.media {
             media.named_by = None;
         }
-        let receipts = [(delivered, "delivered"), (read, "read")];
+        let delivered_at = if row.delivered_at == 0 { row.read_at } else { row.delivered_at };
+        let receipts = [
+            (delivered, "delivered", delivered_at),
+            (read, "read", row.read_at),
+            (row.played_at.is_some(), "played", row.played_at.unwrap_or_default()),
+        ];
+        let sent = || receipts.iter().filter(|(sent, ..)| *sent);
+        let time = |(_, kind, ts): &(bool, &str, i64)| ReceiptTime { kind: (*kind).to_owned(), ts: *ts };
         InboxEntry {
             id: row.received.id.clone(),
             chat: row.received.chat.clone(),
@@ -315,7 +390,8 @@ impl State {
             content,
             ts: row.received.ts,
             copies: 1 + row.copies.len(),
-            receipts: receipts.iter().filter(|(sent, _)| *sent).map(|(_, kind)| (*kind).to_owned()).collect(),
+            receipts: sent().map(|(_, kind, _)| (*kind).to_owned()).collect(),
+            receipt_times: sent().filter(|(.., ts)| *ts > 0).map(time).collect(),
         }
     }
 }

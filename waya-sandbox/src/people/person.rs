@@ -65,7 +65,7 @@ impl Person {
         }
         let file = |name: &str| folder.map(|folder| folder.join(name));
         let inbox = Arc::new(Inbox::open(file("inbox.log").as_deref())?);
-        let reader = Arc::new(Reader::new(inbox.clone()));
+        let reader = Arc::new(Reader::new(inbox.clone(), emulator.clock().clone()));
         let state = Arc::new(watch::Sender::new(LinkState::Offline));
         let acks = Arc::new(Acks::default());
         let wanted = watch::Sender::new(false);
@@ -177,10 +177,17 @@ impl Person {
         loaded.map_err(|error| failed(&format!("{error:#}")))
     }
 
-    /// Reads everything unread and returns how many messages that were.
-    pub async fn read(&self) -> Result<usize, PeopleError> {
+    /// Reads everything unread and returns how many messages that were; voice messages are played then, if wanted.
+    pub async fn read(&self, play: bool) -> Result<usize, PeopleError> {
         let client = self.client().await?;
-        timeout(CONNECT_TIMEOUT, self.reader.read(&client, false)).await.map_err(|_| self.stuck())?
+        let read = async {
+            let read = self.reader.read(&client, false).await?;
+            if play {
+                self.reader.play(&client).await?;
+            }
+            Ok(read)
+        };
+        timeout(CONNECT_TIMEOUT, read).await.map_err(|_| self.stuck())?
     }
 
     /// Switches reading at once on or off; switched on, what is unread is read now if the person is
@@ -188,7 +195,7 @@ impl Person {
     pub async fn set_autoread(&self, on: bool) -> Result<(), PeopleError> {
         self.inbox.set_autoread(on)?;
         if on && *self.wanted.borrow() {
-            self.read().await?;
+            self.read(false).await?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 // A Baileys client as applications use it: saved credentials, a new socket whenever the old one ends.
 
 import { EventEmitter, once } from 'node:events';
+import { Agent } from 'node:https';
+import { connect } from 'node:tls';
 import makeWASocket, { Curve, DisconnectReason, WA_CERT_DETAILS, useMultiFileAuthState } from 'baileys';
 
 export const PATIENCE = 30_000;
@@ -12,8 +14,19 @@ const VERSION = [2, 3000, 1043857760];
 const verify = Curve.verify;
 Curve.verify = (key, ...signed) => key === WA_CERT_DETAILS.PUBLIC_KEY || verify(key, ...signed);
 
+/** Before version 7 it says that it takes history inside messages, and fails with it, and with whatever comes meanwhile. */
+export const READS_HISTORY = Boolean(WA_CERT_DETAILS.PUBLIC_KEY);
+
 const quiet = { level: 'silent', child: () => quiet };
 for (const level of ['trace', 'debug', 'info', 'warn', 'error', 'fatal']) quiet[level] = () => {};
+
+/** For versions that load media from WhatsApp's own host, whatever an address says: here that is the emulator. */
+export function mediaOptions(url) {
+  const { hostname: host, port } = new URL(url);
+  const httpsAgent = new Agent();
+  httpsAgent.createConnection = (_, connected) => connect({ host, port, servername: 'localhost' }, connected);
+  return { options: { httpsAgent } };
+}
 
 export class Client {
   #url;
@@ -29,11 +42,19 @@ export class Client {
     this.jid = `${phone}@s.whatsapp.net`;
   }
 
+  /** The own address that does not tell the number. */
+  get lid() {
+    const { lid } = this.sock.authState.creds.me;
+    return lid && `${lid.split(/[:@]/)[0]}@lid`;
+  }
+
   /** A new socket with the credentials as they were saved last. */
   async open() {
     await this.#saved;
     const { state, saveCreds } = await useMultiFileAuthState(this.#folder);
-    this.sock = makeWASocket({ waWebSocketUrl: this.#url, version: VERSION, auth: state, logger: quiet });
+    const config = { waWebSocketUrl: this.#url, version: VERSION, auth: state, logger: quiet };
+    if (!READS_HISTORY) config.shouldSyncHistoryMessage = () => false;
+    this.sock = makeWASocket(config);
     this.sock.ev.on('creds.update', () => {
       this.#saved = saveCreds();
     });

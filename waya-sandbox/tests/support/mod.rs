@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod https;
+pub mod raw;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -47,19 +48,25 @@ impl Port {
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         Self(socket)
     }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}
+
+/// How tests open an emulator. Accounts are addressed by LID, or by number if `WAYA_TEST_PN_ONLY` says so.
+pub fn config() -> EmulatorConfig {
+    let pn_only = std::env::var_os("WAYA_TEST_PN_ONLY").is_some_and(|value| value == "1");
+    EmulatorConfig { first_stanza_grace: Duration::ZERO, pn_only, ..Default::default() }
 }
 
 impl World {
     pub async fn start() -> Self {
-        Self::with(EmulatorConfig { first_stanza_grace: Duration::ZERO, ..Default::default() }).await
+        Self::with(config()).await
     }
 
     pub async fn in_folder(folder: &Path, port: Option<Port>) -> Self {
-        let config = EmulatorConfig {
-            data_dir: Some(PathBuf::from(folder)),
-            first_stanza_grace: Duration::ZERO,
-            ..Default::default()
-        };
+        let config = EmulatorConfig { data_dir: Some(PathBuf::from(folder)), ..config() };
         Self::on(port.unwrap_or_else(Port::any), config).await
     }
 
@@ -68,7 +75,7 @@ impl World {
     }
 
     async fn on(port: Port, mut config: EmulatorConfig) -> Self {
-        config.listen = port.0.local_addr().unwrap();
+        config.listen = port.address();
         let emulator = Emulator::open(config).await.unwrap();
         let stop = CancellationToken::new();
         let (served, token) = (emulator.clone(), stop.clone());
@@ -193,6 +200,11 @@ impl Person {
         };
         let found = tokio::time::timeout(LIMIT, search).await;
         found.unwrap_or_else(|_| panic!("{} waited in vain for {what}; but: {:?}", self.name, self.told))
+    }
+
+    /// The next event that nobody waited for; `None` when the client is gone.
+    pub async fn next(&mut self) -> Option<Arc<Event>> {
+        if self.told.is_empty() { self.events.recv().await.ok() } else { Some(self.told.remove(0)) }
     }
 
     pub async fn scan(&mut self, emulator: &Emulator, phone: Option<&str>) -> ScannedDevice {

@@ -34,6 +34,15 @@ pub(super) enum AckFate {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Whom<'a>(pub(super) &'a str, pub(super) Option<u16>);
 
+impl Whom<'_> {
+    /// Everything that a fault may have been set for to hit this one, the narrowest first.
+    fn targets(self) -> Vec<FaultTarget> {
+        let Self(phone, device) = self;
+        let device = device.map(|device| FaultTarget::Device(phone.to_owned(), device));
+        device.into_iter().chain([FaultTarget::Phone(phone.to_owned()), FaultTarget::All]).collect()
+    }
+}
+
 /// The lasting faults that are switched on; at most one of a kind for each target.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -84,14 +93,12 @@ impl Faults {
     }
 
     /// The first answer of `pick` over the faults of the device, of its phone and of everybody. It counts as a strike.
-    fn strike<T>(&self, Whom(phone, device): Whom<'_>, pick: impl Fn(Fault) -> Option<T>) -> Option<T> {
+    fn strike<T>(&self, whom: Whom<'_>, pick: impl Fn(Fault) -> Option<T>) -> Option<T> {
         if lock::read(&self.active).is_empty() {
             return None;
         }
         let mut active = lock::write(&self.active);
-        let device = device.map(|device| FaultTarget::Device(phone.to_owned(), device));
-        let targets = device.into_iter().chain([FaultTarget::Phone(phone.to_owned()), FaultTarget::All]);
-        for target in targets {
+        for target in whom.targets() {
             let Some(faults) = active.get_mut(&target) else { continue };
             let found = faults.iter_mut().filter(|active| active.is_on()).find_map(|active| {
                 let picked = pick(active.fault)?;
@@ -114,10 +121,10 @@ impl Faults {
         self.is_on(whom, Fault::Strangers)
     }
 
-    /// Whether this phone may not write to strangers at the moment; looking is no strike.
-    pub(super) fn is_time_locked(&self, phone: &str) -> bool {
+    /// Whether this device may not write to strangers at the moment; looking is no strike.
+    pub(super) fn is_time_locked(&self, whom: Whom<'_>) -> bool {
         let active = lock::read(&self.active);
-        [FaultTarget::Phone(phone.to_owned()), FaultTarget::All]
+        whom.targets()
             .iter()
             .filter_map(|target| active.get(target))
             .flatten()
@@ -217,10 +224,20 @@ mod tests {
         faults.set(Fault::Nack { code: 463 }, phone("1"), FaultLimit::times(2));
         faults.set(Fault::AckLost, phone("1"), FaultLimit::times(1));
         assert!(!faults.drops_receipts(Whom("1", None)), "another kind");
-        assert!(faults.is_time_locked("1"), "looking is no strike");
+        assert!(faults.is_time_locked(Whom("1", Some(1))), "looking is no strike");
         let fates: Vec<_> = (0..4).map(|_| faults.ack_fate(Whom("1", Some(1)))).collect();
         assert_eq!(fates, [AckFate::Refused(463), AckFate::Refused(463), AckFate::Lost, AckFate::Prompt]);
         assert!(faults.list().is_empty(), "what is used up is not listed");
+    }
+
+    #[test]
+    fn one_device_is_time_locked_by_itself() {
+        for fault in [Fault::Strangers, Fault::Nack { code: 463 }] {
+            let faults = Faults::default();
+            faults.set(fault, FaultTarget::Device("1".into(), 2), FaultLimit::default());
+            let locked = [Whom("1", Some(2)), Whom("1", Some(3)), Whom("2", Some(2))];
+            assert_eq!(locked.map(|whom| faults.is_time_locked(whom)), [true, false, false], "{fault}");
+        }
     }
 
     #[test]

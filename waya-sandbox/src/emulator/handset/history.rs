@@ -21,6 +21,9 @@ use crate::emulator::state::{Account, Group, State};
 /// What was said last in every chat of a history.
 pub const HISTORY_TEXT: &str = "an old message, from before this device was linked";
 
+/// Chats in one piece.
+const CHATS: usize = 4;
+
 /// Queues an account's history for one of its devices.
 pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) {
     let at = state.now().unsigned_abs();
@@ -33,32 +36,61 @@ pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) 
         pushnames: people.iter().filter(|person| !person.record.name.is_empty()).map(|person| name(person)).collect(),
         ..Default::default()
     };
-    let chats = wa::HistorySync {
-        sync_type: HistorySyncType::INITIAL_BOOTSTRAP,
-        conversations: groups
-            .into_iter()
-            .map(|known| group(known, at))
-            .chain(people.iter().map(|person| private(person, pn_only, at)))
-            .collect(),
-        phone_number_to_lid_mappings: people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect(),
-        ..Default::default()
-    };
-    let pieces = [
-        (parts::HistorySyncType::INITIAL_BOOTSTRAP, chats.encode_to_vec()),
-        (parts::HistorySyncType::PUSH_NAME, names.encode_to_vec()),
-    ];
-    for (order, (kind, piece)) in (1..).zip(pieces) {
-        if hand_over(state, phone, device, (order, kind), &piece).is_none() {
+    let chats: Vec<_> = groups
+        .into_iter()
+        .map(|known| group(known, at))
+        .chain(people.iter().map(|person| private(person, pn_only, at)))
+        .collect();
+    let pairs: Vec<_> = people.iter().filter(|_| !pn_only).map(|person| pair(person)).collect();
+    let mut pieces = chats_in_pieces(&chats, &pairs);
+    pieces.push((parts::HistorySyncType::PUSH_NAME, names));
+    let count = pieces.len() as u32;
+    for (order, (kind, mut piece)) in (1..).zip(pieces) {
+        let place = Place { order, progress: 100 * order / count };
+        (piece.chunk_order, piece.progress) = (Some(place.order), Some(place.progress));
+        if hand_over(state, phone, device, (place, kind), &piece.encode_to_vec()).is_none() {
             return;
         }
     }
 }
 
+/// Where a piece stands among all.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    order: u32,
+    /// In per cent, with this piece.
+    progress: u32,
+}
+
+/// The first chats at once, the others behind them; each piece says what its people's numbers are.
+fn chats_in_pieces(
+    chats: &[wa::Conversation],
+    pairs: &[wa::PhoneNumberToLIDMapping],
+) -> Vec<(parts::HistorySyncType, wa::HistorySync)> {
+    let piece = |(place, chats): (usize, &[wa::Conversation])| {
+        let (kind, sync_type) = match place {
+            0 => (parts::HistorySyncType::INITIAL_BOOTSTRAP, HistorySyncType::INITIAL_BOOTSTRAP),
+            _ => (parts::HistorySyncType::RECENT, HistorySyncType::RECENT),
+        };
+        let is_in = |pair: &&wa::PhoneNumberToLIDMapping| chats.iter().any(|chat| chat.pn_jid == pair.pn_jid);
+        let piece = wa::HistorySync {
+            sync_type,
+            conversations: chats.to_vec(),
+            phone_number_to_lid_mappings: pairs.iter().filter(is_in).cloned().collect(),
+            ..Default::default()
+        };
+        (kind, piece)
+    };
+    // Who has no chats is told so.
+    let first = if chats.is_empty() { vec![chats] } else { chats.chunks(CHATS).collect() };
+    first.into_iter().enumerate().map(piece).collect()
+}
+
 /// Queues a piece for all devices of an account; for how many.
 pub(crate) fn hand_piece(state: &mut State, phone: &str, piece: &[u8]) -> usize {
     let devices = state.accounts.get(phone).map(|account| account.devices.keys().copied().collect::<Vec<_>>());
-    let order = (1, parts::HistorySyncType::RECENT);
-    let handed = |device: &u16| hand_over(state, phone, *device, order, piece).is_some();
+    let place = (Place { order: 1, progress: 100 }, parts::HistorySyncType::RECENT);
+    let handed = |device: &u16| hand_over(state, phone, *device, place, piece).is_some();
     devices.unwrap_or_default().iter().copied().filter(handed).count()
 }
 
@@ -66,7 +98,7 @@ fn hand_over(
     state: &mut State,
     phone: &str,
     device: u16,
-    (order, kind): (u32, parts::HistorySyncType),
+    (place, kind): (Place, parts::HistorySyncType),
     piece: &[u8],
 ) -> Option<()> {
     // Not made smaller, so that a text that somebody keeps can be found.
@@ -75,8 +107,8 @@ fn hand_over(
     let payload = zlib.finish().ok()?;
     let notification = parts::HistorySyncNotification {
         sync_type: Some(kind),
-        chunk_order: Some(order),
-        progress: Some(100),
+        chunk_order: Some(place.order),
+        progress: Some(place.progress),
         file_length: Some(payload.len() as u64),
         initial_hist_bootstrap_inline_payload: Some(payload),
         ..Default::default()

@@ -13,15 +13,21 @@ use crate::emulator::state::{Account, State};
 /// Queues the app-state keys for a device that never got them, and what else it gets at first.
 pub(crate) fn share_keys_if_due(emulator: &Emulator, phone: &str, device: u16) {
     let mut state = emulator.state();
-    let Some(known) = state.device(phone, device).filter(|device| !device.keys_shared) else { return };
-    let wants_history = known.record.wants_history;
-    if share_keys(&mut state, phone, device).is_some() && wants_history {
-        history::share(&mut state, phone, device, emulator.config().pn_only);
+    if state.device(phone, device).is_some_and(|device| !device.keys_shared) {
+        share_all(emulator, &mut state, phone, device);
+    }
+}
+
+/// Queues everything that a device gets at first.
+pub(super) fn share_all(emulator: &Emulator, state: &mut State, phone: &str, device: u16) {
+    let wants_history = state.device(phone, device).is_some_and(|known| known.record.wants_history);
+    if share_keys(state, phone, device).is_some() && wants_history {
+        history::share(state, phone, device, emulator.config().pn_only);
     }
 }
 
 /// Queues the app-state keys for a device; `None` if that could not be done.
-pub(crate) fn share_keys(state: &mut State, phone: &str, device: u16) -> Option<()> {
+pub(super) fn share_keys(state: &mut State, phone: &str, device: u16) -> Option<()> {
     let account = state.accounts.get(phone)?;
     let (key, share) = (account.key(device), key_share(account));
     peer::hand_over(state, phone, device, &share)?;

@@ -1,7 +1,7 @@
 //! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys and history.
 //!
-//! What is sent to a handset is confirmed when it is switched on. It opens a message only when a device asks for the
-//! file of it again.
+//! What is sent to a handset is confirmed when it is switched on. It opens a message only when a device asks for it or
+//! for its file again, and what its own devices say to it alone.
 
 pub(crate) mod adv;
 mod history;
@@ -11,6 +11,7 @@ mod pairing;
 mod pairing_code;
 mod passkey;
 mod peer;
+mod requests;
 mod reupload;
 mod signal;
 mod waiting;
@@ -20,10 +21,11 @@ use super::{Emulator, ScanError, ScannedDevice};
 
 pub use history::HISTORY_TEXT;
 pub(crate) use history::hand_piece;
-pub(crate) use keys::{share_keys, share_keys_if_due};
+pub(crate) use keys::share_keys_if_due;
 pub(crate) use pairing_code::{take_finish, take_hello};
 pub use passkey::passkey_answer;
 pub(crate) use passkey::{options, reference, take_keys, take_nonce, take_prologue};
+pub(crate) use requests::{hand_over_again, hear, taken};
 pub(crate) use reupload::upload_again;
 pub(crate) use waiting::{Pairings, big_endian, offer_pairing};
 

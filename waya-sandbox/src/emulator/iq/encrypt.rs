@@ -9,14 +9,16 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
 use super::{Answer, Request};
 use crate::emulator::faults::{Faults, Whom};
 use crate::emulator::handset::big_endian;
-use crate::emulator::relay::jid_attr;
+use crate::emulator::relay::{jid_attr, queue_for};
 use crate::emulator::state::account::SIGNED_PRE_KEY_ID;
-use crate::emulator::state::record::{Change, DeviceRecord, PreKey, PreKeyTaken, PreKeysRecord};
+use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord, PreKey, PreKeyTaken, PreKeysRecord};
 use crate::emulator::state::{Account, Device, State};
 
 const CURVE_TYPE: u8 = 5;
 /// Fewer one-time keys than this and the device is told with each that goes: clients differ in when they hand more in.
 const LOW: usize = 10;
+/// How the ids of what it is told begin.
+const PROMPT: &str = "low-";
 
 pub(super) fn answer(request: &Request<'_>) -> Answer {
     if request.is_set() {
@@ -138,13 +140,11 @@ fn give_one(state: &mut State, faults: &Faults, jid: &Jid) -> Node {
     let taken = known.pre_keys.front().cloned();
     let key = account.key(jid.device);
     children.push(leaf("device-identity", known.record.device_identity.to_vec()));
-    if known.pre_keys.len() <= LOW
-        && let Some(connection) = known.live()
-    {
-        let left = known.pre_keys.len().saturating_sub(1);
-        connection.send_node(&running_low(left, state.now()));
+    let stale_keys = faults.gives_stale_keys(Whom(account.phone(), Some(jid.device)));
+    if known.pre_keys.len() <= LOW {
+        tell_running_low(state, &key, jid.device);
     }
-    if faults.gives_stale_keys(Whom(account.phone(), Some(jid.device))) {
+    if stale_keys {
         children.push(one_time(&stale()));
         return user.children(children).build();
     }
@@ -211,12 +211,65 @@ fn id_bytes(id: u32) -> Vec<u8> {
     id.to_be_bytes()[1..].to_vec()
 }
 
+/// Tells a device with each key that goes; one that is away, or does not confirm, finds one such prompt when it comes.
+fn tell_running_low(state: &mut State, key: &DeviceKey, number: u16) {
+    let now = state.now();
+    // One that was never there brings its first keys by itself.
+    let Some(known) = state.device(&key.phone, number).filter(|known| known.keys_shared) else { return };
+    let stanza = running_low(known.pre_keys.len().saturating_sub(1), now);
+    if !known.queue.iter().any(|entry| entry.id.starts_with(PROMPT)) {
+        queue_for(state, vec![key.clone()], "notification", &stanza);
+    } else if let Some(connection) = known.live() {
+        connection.send_node(&stanza);
+    }
+}
+
 fn running_low(left: usize, at: i64) -> Node {
     NodeBuilder::new("notification")
         .attr("from", "s.whatsapp.net")
         .attr("type", "encrypt")
-        .attr("id", format!("low-{:08x}", rand::random::<u32>()))
+        .attr("id", format!("{PROMPT}{:08x}", rand::random::<u32>()))
         .attr("t", at)
         .children([NodeBuilder::new("count").attr("value", left).build()])
         .build()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::emulator::session::trial::{ANI, BUDI, sessions};
+
+    #[tokio::test]
+    async fn who_runs_low_while_away_finds_one_prompt() {
+        let mut trial = sessions().await;
+        let (budi, _hears) = trial.another(BUDI, 1);
+        let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+        let pre_keys = (0..5).map(|id| PreKey { id, public: Bytes::from_static(&[5; 32]) }).collect();
+        {
+            let mut state = trial.emulator.state();
+            state.commit(Change::PreKeys(PreKeysRecord { key: key.clone(), pre_keys })).unwrap();
+            state.commit(Change::KeysShared(key)).unwrap();
+        }
+        let user = NodeBuilder::new("user").attr("jid", Jid::pn_device(ANI, 1)).build();
+        let asked = NodeBuilder::new("key").children([user]).build();
+        let iq = NodeBuilder::new("iq").attr("id", "1").attr("xmlns", "encrypt").attr("type", "get");
+        let iq = iq.attr("to", "s.whatsapp.net").children([asked]).build();
+        let prompts = |told: Vec<Node>| {
+            let prompts = told.into_iter().filter(|node| node.attrs.get("type").is_some_and(|kind| kind == "encrypt"));
+            prompts.count()
+        };
+        for _ in 0..3 {
+            budi.hand(&iq);
+        }
+        assert_eq!(prompts(trial.told(0)), 0, "it is away");
+        crate::emulator::relay::backlog::begin(&trial.emulator, &trial.sessions[0].connection, ANI, 1);
+        assert_eq!(prompts(trial.told(0)), 1);
+        budi.hand(&iq);
+        assert_eq!(prompts(trial.told(0)), 1, "who is there is told with each key");
+        let ack = NodeBuilder::new("ack").attr("class", "notification").attr("to", "s.whatsapp.net");
+        let id = trial.emulator.state().device(ANI, 1).unwrap().queue.iter().next().unwrap().id.clone();
+        trial.sessions[0].hand(&ack.attr("id", id).build());
+        assert_eq!(trial.emulator.state().queued(), 0);
+    }
 }

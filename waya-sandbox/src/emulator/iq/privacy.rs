@@ -87,13 +87,18 @@ fn pass_on(request: &Request<'_>, token: &NodeRef<'_>) -> Option<()> {
     let issuer = state.accounts.get(request.phone)?;
     let account = state.account_of(&jid)?;
     let keys: Vec<DeviceKey> = account.devices.keys().map(|number| account.key(*number)).collect();
-    let token = tokens::token(issuer, account.phone());
-    let stanza = notification(issuer, token, Namespace::of(&jid), stamp, request.now());
+    let stanza = notification(issuer, account, Namespace::of(&jid), (stamp, request.now()));
     queue_for(&mut state, keys, "notification", &stanza)
 }
 
-fn notification(issuer: &Account, token: Vec<u8>, namespace: Namespace, stamp: String, at: i64) -> Node {
-    let token = NodeBuilder::new("token").attr("type", "trusted_contact").attr("t", stamp).bytes(token).build();
+/// Clients take only what names themselves.
+fn notification(issuer: &Account, holder: &Account, namespace: Namespace, (stamp, at): (String, i64)) -> Node {
+    let token = NodeBuilder::new("token")
+        .attr("jid", namespace.user(holder))
+        .attr("type", "trusted_contact")
+        .attr("t", stamp)
+        .bytes(tokens::token(issuer, holder.phone()))
+        .build();
     NodeBuilder::new("notification")
         .attr("from", namespace.user(issuer))
         .attr("sender_lid", Namespace::Lid.user(issuer))
@@ -102,4 +107,32 @@ fn notification(issuer: &Account, token: Vec<u8>, namespace: Namespace, stamp: S
         .attr("t", at)
         .children([NodeBuilder::new("tokens").children([token]).build()])
         .build()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use whatsapp_rust::wacore_binary::Jid;
+
+    use super::*;
+    use crate::emulator::session::trial::{ANI, BUDI, sessions, told_by};
+
+    #[tokio::test]
+    async fn a_token_names_who_holds_it_as_he_was_named() {
+        let trial = sessions().await;
+        let (_budi, mut hears) = trial.another(BUDI, 1);
+        let lid = trial.emulator.ensure_account(BUDI, "").lid;
+        for holder in [Jid::pn(BUDI), Jid::lid(lid.as_str())] {
+            let token = NodeBuilder::new("token").attr("jid", &holder).attr("type", "trusted_contact").attr("t", 1);
+            let tokens = NodeBuilder::new("tokens").children([token.build()]).build();
+            let iq = NodeBuilder::new("iq").attr("id", "1").attr("xmlns", "privacy").attr("type", "set");
+            trial.sessions[0].hand(&iq.attr("to", "s.whatsapp.net").children([tokens]).build());
+            let told = told_by(&mut hears);
+            let told = told.iter().find_map(|node| node.get_optional_child("tokens")).unwrap();
+            let token = told.get_optional_child("token").unwrap();
+            assert_eq!(token.attrs.get("jid").unwrap().as_str(), holder.to_string());
+            let issuer = Namespace::of(&holder).user(&trial.emulator.state().accounts[ANI]);
+            assert_ne!(issuer, holder);
+        }
+    }
 }

@@ -18,10 +18,9 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
         .map(|question| question.tag.to_string())
         .collect();
     let users = usync.get_optional_child("list").and_then(NodeRef::children).unwrap_or_default();
-    let pn_only = request.session.emulator.config().pn_only;
     let mut state = request.session.emulator.state();
     let asked: Vec<_> = users.iter().map(|user| Asked::read(&state, user)).collect();
-    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, request, pn_only)).collect();
+    let users: Vec<_> = asked.iter().map(|asked| asked.answer(&questions, request)).collect();
     if questions.iter().any(|question| question == "devices") {
         let accounts = asked.iter().filter_map(|asked| asked.account);
         let phones = accounts.map(|account| account.phone().to_owned()).collect();
@@ -56,7 +55,7 @@ impl<'a> Asked<'a> {
         Self { jid, contact, account }
     }
 
-    fn answer(&self, questions: &[String], request: &Request<'_>, pn_only: bool) -> Node {
+    fn answer(&self, questions: &[String], request: &Request<'_>) -> Node {
         let mut user = NodeBuilder::new("user");
         if let Some(jid) = &self.jid {
             user = user.attr("jid", jid.to_non_ad());
@@ -70,7 +69,8 @@ impl<'a> Asked<'a> {
                 "contact" => Some(self.contact()),
                 "devices" => Some(self.devices(request.now())),
                 "business" => self.account.filter(|account| account.record.business).map(|_| business()),
-                "lid" => self.account.filter(|_| !pn_only).map(lid),
+                // Also before the move to LIDs: everybody has one. Who is addressed by it is told when it is linked.
+                "lid" => self.account.map(lid),
                 "status" => Some(self.about(request.phone)),
                 _ => None,
             })

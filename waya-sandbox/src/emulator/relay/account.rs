@@ -11,17 +11,22 @@ use crate::emulator::state::{Account, NotWritten, State};
 pub(crate) fn change(state: &mut State, record: AccountRecord, by: u16, what: Node) -> Result<(), NotWritten> {
     let phone = record.phone.clone();
     state.commit(Change::Account(record))?;
+    tell_devices(state, &phone, by, what);
+    Ok(())
+}
+
+/// Tells the devices of an account, but the one that is concerned, of a change.
+pub(crate) fn tell_devices(state: &mut State, phone: &str, by: u16, what: Node) {
     let stanza = NodeBuilder::new("notification")
-        .attr("from", Jid::pn(phone.as_str()))
+        .attr("from", Jid::pn(phone))
         .attr("type", "account_sync")
         .attr("id", format!("account-{:016x}", rand::random::<u64>()))
         .attr("t", state.now())
         .children([what])
         .build();
-    let Some(account) = state.accounts.get(&phone) else { return Ok(()) };
+    let Some(account) = state.accounts.get(phone) else { return };
     let keys = account.devices.keys().filter(|device| **device != by).map(|device| account.key(*device)).collect();
     queue_for(state, keys, "notification", &stanza);
-    Ok(())
 }
 
 /// Keeps an account whose owner says something else about himself, and tells everybody who knows it.

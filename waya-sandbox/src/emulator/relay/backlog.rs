@@ -20,6 +20,8 @@ use crate::emulator::wire::ConnectionHandle;
 const PRIMER: usize = 5;
 /// Stanzas of a page that nobody asked for, and the most that can be asked for.
 const PAGE: usize = 200;
+/// Bytes behind which a page ends: it must fit into what may wait for a client.
+const PAGE_BYTES: usize = 1 << 20;
 /// How long a client may be silent before it gets the next page anyway.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -85,7 +87,12 @@ fn hand_over(state: &mut State, phone: &str, device: u16, page: usize) -> bool {
     let Some(known) = state.device_mut(phone, device) else { return true };
     let Some(session) = &mut known.session else { return true };
     let Flow::Backlog { mut handed, mut count } = session.flow else { return session.flow == Flow::Live };
+    let mut bytes = 0;
     for entry in known.queue.after(handed).take(page) {
+        if bytes > PAGE_BYTES {
+            break;
+        }
+        bytes += entry.stanza.len();
         if let Some(stanza) = as_offline(entry) {
             session.connection.send(stanza.into());
         }

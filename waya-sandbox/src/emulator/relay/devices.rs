@@ -1,10 +1,11 @@
-//! Changes of an account's linked devices, and who is told: its other devices, and everybody who
-//! ever asked for its devices and now encrypts for that list.
+//! Changes of an account's linked devices, and who is told: its other devices, with the whole list, and everybody who
+//! ever asked for its devices and now encrypts for that list. Both can check what they know by a hash of the list.
 
+use whatsapp_rust::wacore::messages::MessageUtils;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node};
 
-use super::{Namespace, queue_for};
+use super::{Namespace, account, queue_for};
 use crate::emulator::handset::adv::key_index_list;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord, KnowsRecord};
 use crate::emulator::state::{Account, NotWritten, State};
@@ -59,15 +60,45 @@ pub(crate) fn rename(state: &mut State, phone: &str, push_name: &str) -> bool {
 fn announce(state: &mut State, key: &DeviceKey, what: &'static str, key_index: Option<u32>) {
     let Some(account) = state.accounts.get(&key.phone) else { return };
     let Ok(number) = u16::try_from(key.device) else { return };
-    let stanza = notification(account, number, (what, key_index), state.now());
-    let own = account.devices.keys().filter(|own| **own != number).map(|own| account.key(*own));
+    let now = state.now();
+    let (list, stanza) = (own_list(account, now), notification(account, number, (what, key_index), now));
     let others = account
         .known_by
         .iter()
         .filter_map(|watcher| state.accounts.get(watcher))
         .flat_map(|watcher| watcher.devices.keys().map(|device| watcher.key(*device)));
-    let keys = own.chain(others).collect();
-    queue_for(state, keys, "notification", &stanza);
+    let others = others.collect();
+    account::tell_devices(state, &key.phone, number, list);
+    queue_for(state, others, "notification", &stanza);
+}
+
+/// The devices of an account, as its other devices are told.
+fn own_list(account: &Account, now: i64) -> Node {
+    let device = |number| NodeBuilder::new("device").attr("jid", Namespace::Pn.device(account, number));
+    let linked =
+        account.devices.iter().map(|(number, known)| device(*number).attr("key-index", known.record.key_index));
+    let devices = std::iter::once(device(0)).chain(linked).map(NodeBuilder::build);
+    let children: Vec<_> = devices.chain([signed_list(account, now)]).collect();
+    let list = NodeBuilder::new("devices");
+    match hash(account, Namespace::Pn) {
+        Some(hash) => list.attr("dhash", hash).children(children).build(),
+        None => list.children(children).build(),
+    }
+}
+
+fn signed_list(account: &Account, now: i64) -> Node {
+    let list = NodeBuilder::new("key-index-list").attr("ts", now);
+    match key_index_list(account, now) {
+        Some(signed) => list.bytes(signed).build(),
+        None => list.build(),
+    }
+}
+
+/// By which who knows a list of devices sees whether it is the right one.
+fn hash(account: &Account, namespace: Namespace) -> Option<String> {
+    let linked = account.devices.keys().map(|number| namespace.device(account, *number));
+    let devices: Vec<_> = std::iter::once(namespace.user(account)).chain(linked).collect();
+    MessageUtils::participant_list_hash(&devices).ok()
 }
 
 fn notification(account: &Account, number: u16, (what, key_index): (&'static str, Option<u32>), now: i64) -> Node {
@@ -77,17 +108,61 @@ fn notification(account: &Account, number: u16, (what, key_index): (&'static str
     if let Some(index) = key_index {
         device = device.attr("key-index", index);
     }
-    let mut list = NodeBuilder::new("key-index-list").attr("ts", now);
-    if let Some(signed) = key_index_list(account, now) {
-        list = list.bytes(signed);
+    let mut change = NodeBuilder::new_dynamic(what.to_owned());
+    for (name, namespace) in [("device_hash", Namespace::Pn), ("device_lid_hash", Namespace::Lid)] {
+        if let Some(hash) = hash(account, namespace) {
+            change = change.attr(name, hash);
+        }
     }
-    let change = NodeBuilder::new_dynamic(what.to_owned()).children([device.build(), list.build()]);
     NodeBuilder::new("notification")
         .attr("from", Jid::pn(account.phone()))
         .attr("lid", Namespace::Lid.user(account))
         .attr("type", "devices")
         .attr("id", format!("devices-{:016x}", rand::random::<u64>()))
         .attr("t", now)
-        .children([change.build()])
+        .children([change.children([device.build(), signed_list(account, now)]).build()])
         .build()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::emulator::session::trial::{ANI, BUDI, sessions, told_by};
+
+    fn text(node: &Node, name: &str) -> String {
+        node.attrs.get(name).unwrap_or_else(|| panic!("no {name}: {node:?}")).as_str().into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_with_the_hash_of_the_list_it_leads_to() {
+        let mut trial = sessions().await;
+        trial.go_live();
+        let (_budi, mut budi) = trial.another(BUDI, 1);
+        remember(&mut trial.emulator.state(), BUDI, vec![ANI.to_owned()]);
+        let (_second, mut second) = trial.another(ANI, 2);
+        let hash = |numbers: &[u16]| {
+            let devices: Vec<_> = numbers.iter().map(|number| Jid::pn_device(ANI, *number)).collect();
+            MessageUtils::participant_list_hash(&devices).unwrap()
+        };
+
+        let (others, own) = (told_by(&mut budi), trial.told(0));
+        let add = others.last().unwrap().get_optional_child("add").unwrap();
+        assert_eq!(text(add, "device_hash"), hash(&[0, 1, 2]));
+        assert_ne!(text(add, "device_lid_hash"), text(add, "device_hash"));
+        let told = own.last().unwrap();
+        assert_eq!((text(told, "type"), text(told, "from")), ("account_sync".into(), format!("{ANI}@s.whatsapp.net")));
+        let list = told.get_optional_child("devices").unwrap();
+        assert_eq!(text(list, "dhash"), hash(&[0, 1, 2]));
+        assert_eq!(list.children().unwrap().iter().filter(|node| node.tag == "device").count(), 3);
+        assert!(own.iter().all(|told| text(told, "type") != "devices"), "the whole list is enough");
+
+        let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+        unlink(&mut trial.emulator.state(), &key).unwrap();
+        let remove = told_by(&mut budi).remove(0);
+        let remove = remove.get_optional_child("remove").unwrap();
+        assert_eq!(text(remove, "device_hash"), hash(&[0, 2]));
+        let list = told_by(&mut second).remove(0);
+        assert_eq!(text(list.get_optional_child("devices").unwrap(), "dhash"), hash(&[0, 2]));
+    }
 }

@@ -126,7 +126,7 @@ impl Handed<'_> {
     }
 
     /// The namespace a group's members are shown in: the one the sender used.
-    fn group_namespace(&self) -> Namespace {
+    pub(super) fn group_namespace(&self) -> Namespace {
         match text_attr(self.node, "addressing_mode").as_deref() {
             Some("lid") => Namespace::Lid,
             Some(_) => Namespace::Pn,
@@ -170,7 +170,12 @@ impl Handed<'_> {
 }
 
 /// The attribute that names a device in the other namespace.
-fn alternative(whom: &'static str, namespace: Namespace, account: &Account, device: u16) -> (&'static str, Jid) {
+pub(super) fn alternative(
+    whom: &'static str,
+    namespace: Namespace,
+    account: &Account,
+    device: u16,
+) -> (&'static str, Jid) {
     let name = match (whom, namespace) {
         ("sender", Namespace::Pn) => "sender_lid",
         ("sender", Namespace::Lid) => "sender_pn",

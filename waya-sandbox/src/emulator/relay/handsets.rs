@@ -28,32 +28,41 @@ pub(super) fn reached<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Acco
     owners(state, handed).into_iter().filter(others).collect()
 }
 
-/// Lays a message with a file on the handsets that it is for, and whatever may bring sender keys.
+/// Lays a message on the handsets that it is for, and whatever may bring sender keys. Messages without a file are kept
+/// by those that are switched on.
 pub(super) fn lay_down(state: &mut State, handed: &Handed<'_>) {
     let media = handed.node.get_attr("type").is_some_and(|kind| kind == "media");
     let shares = matches!(handed.to.server, Server::Group | Server::Broadcast);
-    if !media && !shares {
-        return;
-    }
+    let keeps = |account: &Account| media || account.record.handset_online;
+    let letter = |chat: &str, sealed| Letter {
+        chat: chat.to_owned(),
+        id: handed.id.clone(),
+        sender: (handed.phone.to_owned(), handed.device),
+        at: handed.at(),
+        sealed,
+    };
     let sender = (handed.phone.to_owned(), handed.device);
     let chat = canonical(state, &handed.to);
     let own = handed.encrypted().filter(|(jid, _)| jid.device == 0);
-    let own = own.filter_map(|(jid, enc)| Some((state.account_of(&jid)?.phone().to_owned(), sealed(enc?)?)));
+    let own = own.filter_map(|(jid, enc)| {
+        let account = state.account_of(&jid).filter(|account| shares || keeps(account))?;
+        Some((account.phone().to_owned(), sealed(enc?)?))
+    });
     for (phone, sealed) in own.collect::<Vec<_>>() {
         if shares {
             state.letters.entry(phone).or_default().keep_sender_key(&chat, sender.clone(), sealed);
             continue;
         }
-        let chat = if phone == handed.phone { chat.clone() } else { handed.phone.to_owned() };
-        let letter = Letter { chat, id: handed.id.clone(), sender: sender.clone(), sealed };
-        state.letters.entry(phone).or_default().keep(letter);
+        let chat = if phone == handed.phone { &chat } else { handed.phone };
+        let letter = letter(chat, sealed);
+        state.letters.entry(phone).or_default().keep(letter, media);
     }
-    let shared = handed.node.get_optional_child("enc").filter(|_| media && shares).and_then(sealed);
+    let shared = handed.node.get_optional_child("enc").filter(|_| shares).and_then(sealed);
     let Some(sealed) = shared else { return };
-    let letter = Letter { chat, id: handed.id.clone(), sender, sealed };
-    let owners: Vec<_> = owners(state, handed).into_iter().map(|owner| owner.phone().to_owned()).collect();
-    for phone in owners {
-        state.letters.entry(phone).or_default().keep(letter.clone());
+    let letter = letter(&chat, sealed);
+    let owners = owners(state, handed).into_iter().filter(|owner| keeps(owner));
+    for phone in owners.map(|owner| owner.phone().to_owned()).collect::<Vec<_>>() {
+        state.letters.entry(phone).or_default().keep(letter.clone(), media);
     }
 }
 

@@ -9,6 +9,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
 use super::{canonical, handsets, jid_attr, newsletter, receipt, text_attr, tokens};
 use crate::emulator::faults::{AckFate, Whom};
+use crate::emulator::handset;
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
 use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
@@ -69,6 +70,9 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         ack.attrs.insert("phash", hash);
     }
     receipt::confirm_by_handsets(emulator, &mut state, &handed);
+    if handed.is_to_own_handset(&state) {
+        handset::hear(&mut state, (phone, device), node);
+    }
     if counted {
         handsets::lay_down(&mut state, &handed);
         let counts = state.counts.of(phone);
@@ -153,6 +157,11 @@ impl Handed<'_> {
         self.node.get_attr("category").is_some_and(|category| category == "peer")
     }
 
+    fn is_to_own_handset(&self, state: &State) -> bool {
+        let own = || state.account_of(&self.to).is_some_and(|account| account.phone() == self.phone);
+        self.is_peer() && self.to.device == 0 && own()
+    }
+
     fn is_resend(&self) -> bool {
         self.node.get_optional_child("enc").is_some_and(|enc| enc.get_attr("count").is_some())
     }
@@ -208,4 +217,31 @@ pub(crate) fn queue_for(state: &mut State, keys: Vec<DeviceKey>, class: &str, st
     state.commit(Change::Queued(QueuedRecord { entries: entries.clone() })).ok()?;
     state.deliver(&entries);
     Some(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::emulator::session::trial::{ANI, sessions, told_by};
+
+    #[tokio::test]
+    async fn a_peer_message_goes_to_the_one_device_that_it_names() {
+        let mut trial = sessions().await;
+        trial.go_live();
+        let (_second, mut second) = trial.another(ANI, 2);
+        let (_third, mut third) = trial.another(ANI, 3);
+        let _ = (told_by(&mut second), told_by(&mut third), trial.told(0));
+        let enc = NodeBuilder::new("enc").attr("v", "2").attr("type", "msg").bytes(vec![1, 2, 3]).build();
+        let message = NodeBuilder::new("message").attr("to", Jid::pn_device(ANI, 2)).attr("id", "A");
+        trial.sessions[0].hand(&message.attr("category", "peer").attr("type", "text").children([enc]).build());
+        let told = told_by(&mut second);
+        assert_eq!(told.len(), 1);
+        let attr = |name: &str| told[0].attrs.get(name).map(|value| value.as_str().into_owned());
+        assert_eq!(attr("from"), Some(Jid::pn_device(ANI, 1).to_string()));
+        assert_eq!((attr("category").as_deref(), attr("recipient")), (Some("peer"), None));
+        assert!(told_by(&mut third).is_empty());
+        assert_eq!(trial.told(0).iter().filter(|node| node.tag == "ack").count(), 1);
+        assert_eq!(trial.emulator.stats().relayed, 0, "it is none of the messages that are counted");
+    }
 }

@@ -1,8 +1,9 @@
 //! Receipts and acks of clients: they empty the queue, and receipts go on to the author.
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
-use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, NodeValue, Server};
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server};
 
+use super::fanout::alternative;
 use super::message::Handed;
 use super::{Namespace, backlog, canonical, handsets, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
@@ -17,18 +18,18 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         return tracing::debug!("a receipt without id or addressee");
     };
     let kind = text_attr(node, "type").unwrap_or_default();
+    let ids = ids(node, &id);
     let author = jid_attr(node, "participant").filter(|_| !is_person(&to)).unwrap_or_else(|| to.clone());
     let mut state = session.emulator.state();
-    for id in ids(node, &id) {
-        confirm(&mut state, phone, device, "message", &id, &to);
+    for id in &ids {
+        confirm(&mut state, phone, device, "message", id, &to);
     }
-    forward(
-        &session.emulator,
-        &mut state,
-        phone,
-        device,
-        &Receipt { node, id: &id, kind: &kind, to: &to, author: &author },
-    );
+    let receipt = Receipt { node, id: &id, kind: &kind, to: &to, author: &author };
+    if is_person(&to) && author.device == 0 && state.account_of(&author).is_some_and(|own| own.phone() == phone) {
+        to_own_handset(&session.emulator, &mut state, (phone, device), &receipt, &ids);
+    } else {
+        forward(&session.emulator, &mut state, phone, device, &receipt);
+    }
     let at = state.now();
     session.connection.send_node(&ack(node, &id, &to, at));
 }
@@ -88,13 +89,28 @@ fn confirm(state: &mut State, phone: &str, device: u16, class: &str, id: &str, t
     backlog::confirmed(state, phone, device);
 }
 
+/// A device tells its own handset what became of what it had from it.
+fn to_own_handset(
+    emulator: &Emulator,
+    state: &mut State,
+    (phone, device): (&str, u16),
+    receipt: &Receipt<'_>,
+    ids: &[String],
+) {
+    match receipt.kind {
+        "retry" => handset::hand_over_again(emulator, state, (phone, device), receipt.node, receipt.id),
+        "peer_msg" | "hist_sync" => handset::taken(state, phone, device, ids),
+        _ => {
+            forward(emulator, state, phone, device, receipt);
+        }
+    }
+}
+
 fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, receipt: &Receipt<'_>) -> Option<()> {
     let author = state.account_of(receipt.author)?.phone().to_owned();
     let retry = matches!(receipt.kind, "retry" | "enc_rekey_retry");
     if retry && receipt.author.device == 0 {
-        if author == phone {
-            handset::share_keys(state, phone, device);
-        }
+        // Handsets say nothing to others.
         return Some(());
     }
     let rules = emulator.fault_rules();
@@ -106,6 +122,15 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
     }
     if matches!(receipt.kind, "peer_msg" | "hist_sync") {
         return Some(());
+    }
+    let sender = state.accounts.get(phone)?;
+    if author != phone && matches!(receipt.kind, "read" | "read-self" | "played" | "played-self") {
+        let stanza = receipt.as_seen_by_own(sender, device, state.now());
+        let others = sender.devices.keys().filter(|number| **number != device).map(|number| sender.key(*number));
+        queue_for(state, others.collect(), "receipt", &stanza)?;
+        if receipt.kind.ends_with("-self") {
+            return Some(());
+        }
     }
     let sender = state.accounts.get(phone)?;
     let bare = emulator.config().bare_status_receipts && receipt.to.server == Server::Broadcast;
@@ -122,6 +147,15 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
 }
 
 impl Receipt<'_> {
+    /// The other devices of who read something hear which chat that was in.
+    fn as_seen_by_own(&self, sender: &Account, device: u16, at: i64) -> Node {
+        let mut seen = self.as_seen_by_author(sender, device, (false, at));
+        if is_person(self.to) {
+            seen.attrs.insert("recipient", self.to.to_non_ad());
+        }
+        seen
+    }
+
     /// With `bare` the reader is named in one namespace only.
     fn as_seen_by_author(&self, sender: &Account, device: u16, (bare, at): (bool, i64)) -> Node {
         let mut stanza = NodeBuilder::new("receipt").attr("id", self.id).attr("t", at);
@@ -129,13 +163,9 @@ impl Receipt<'_> {
             stanza = stanza.attr("from", Namespace::of(self.to).device(sender, device));
         } else {
             let namespace = Namespace::of(self.author);
-            let other = namespace.other().device(sender, device);
-            let name = match namespace {
-                Namespace::Pn => "participant_lid",
-                Namespace::Lid => "participant_pn",
-            };
             stanza = stanza.attr("from", self.to).attr("participant", namespace.device(sender, device));
             if !bare {
+                let (name, other) = alternative("participant", namespace, sender, device);
                 stanza = stanza.attr(name, other);
             }
         }
@@ -154,24 +184,31 @@ impl Receipt<'_> {
 /// Handsets that are switched on confirm a message that reached them.
 pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed: &Handed<'_>) {
     let rules = emulator.fault_rules();
+    let bare = emulator.config().bare_status_receipts && handed.to.server == Server::Broadcast;
     let Some(author) = state.accounts.get(handed.phone) else { return };
     let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
     let receipts: Vec<_> = handsets::reached(state, handed)
         .into_iter()
         .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
         .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))
-        .map(|reader| handset_receipt(reader, handed))
+        .map(|reader| handset_receipt(reader, handed, bare))
         .collect();
     for receipt in receipts {
         queue_for(state, keys.clone(), "receipt", &receipt);
     }
 }
 
-fn handset_receipt(reader: &Account, handed: &Handed<'_>) -> Node {
+/// Named as the message names people; with `bare` in that namespace only.
+fn handset_receipt(reader: &Account, handed: &Handed<'_>, bare: bool) -> Node {
     let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", handed.at());
     if is_person(&handed.to) {
         return stanza.attr("from", Namespace::of(&handed.to).user(reader)).build();
     }
-    let participant: NodeValue = Namespace::Pn.user(reader).into();
-    stanza.attr("from", &handed.to).attr("participant", participant).build()
+    let namespace = handed.group_namespace();
+    let stanza = stanza.attr("from", &handed.to).attr("participant", namespace.user(reader));
+    if bare {
+        return stanza.build();
+    }
+    let (name, other) = alternative("participant", namespace, reader, 0);
+    stanza.attr(name, other).build()
 }

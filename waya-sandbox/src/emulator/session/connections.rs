@@ -58,19 +58,23 @@ pub(crate) fn strike(emulator: &Emulator, fault: Fault, target: &FaultTarget) {
                 connection.send_node(&error);
             }
         }
-        Fault::Cut => tell_all(&hit, || Outgoing::Cut),
+        Fault::Cut => cut_all(&hit),
         Fault::Restart => {
-            tell_all(&hit, || Outgoing::Cut);
+            cut_all(&hit);
             emulator.begin_anew();
         }
-        Fault::CutMidFrame => tell_all(&hit, || Outgoing::CutMidFrame),
+        Fault::CutMidFrame => {
+            for (connection, _) in hit {
+                connection.tell(Outgoing::CutMidFrame);
+            }
+        }
         _ => {}
     }
 }
 
-fn tell_all(hit: &[Connected], what: impl Fn() -> Outgoing) {
+fn cut_all(hit: &[Connected]) {
     for (connection, _) in hit {
-        connection.tell(what());
+        connection.cut();
     }
 }
 

@@ -89,6 +89,30 @@ const TAGS: &[&str] = &[
     "encrypt",
     "enc_p",
     "enc_iv",
+    "announcement",
+    "not_announcement",
+    "locked",
+    "unlocked",
+    "ephemeral",
+    "not_ephemeral",
+    "member_add_mode",
+    "membership_approval_mode",
+    "group_join",
+    "cancel_membership_requests",
+    "membership_approval_requests",
+    "participating",
+    "passkey_request_options",
+    "passkey_prologue",
+    "prologue_payload",
+    "credential_id",
+    "webauthn_assertion",
+    "companion_nonce",
+    "encrypted_pairing_request",
+    "ref",
+    "pair-device",
+    "link_code_pairing_ref",
+    "token",
+    "props",
 ];
 const NAMES: &[&str] = &[
     "id",
@@ -120,6 +144,10 @@ const NAMES: &[&str] = &[
     "expiration",
     "state",
     "phash",
+    "subject",
+    "query_id",
+    "jid_type",
+    "context",
 ];
 const VALUES: &[&str] = &[
     "set",
@@ -164,6 +192,22 @@ const VALUES: &[&str] = &[
     "available",
     "unavailable",
     "subscribe",
+    "unsubscribe",
+    "read-self",
+    "played",
+    "played-self",
+    "peer_msg",
+    "hist_sync",
+    "inactive",
+    "sender",
+    "on",
+    "off",
+    "86400",
+    "all_member_add",
+    "companion_hello",
+    "companion_finish",
+    "120363000000000001@g.us",
+    "6281200000001:1@s.whatsapp.net",
     "preview",
     "block",
     "contacts",
@@ -221,7 +265,7 @@ fn request() -> impl Strategy<Value = Node> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
     #[test]
     fn no_stanza_brings_the_server_down(nodes in vec(prop_oneof![node(), request()], 1..24)) {

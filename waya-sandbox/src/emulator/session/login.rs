@@ -7,7 +7,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use super::Client;
 use super::connections::replaced;
 use crate::emulator::faults::{Way, Whom};
-use crate::emulator::state::{Flow, Session as Login, State};
+use crate::emulator::state::{Flow, Session as Login};
 use crate::emulator::wire::{ConnectionHandle, Outgoing};
 use crate::emulator::{Emulator, handset, relay};
 
@@ -22,7 +22,7 @@ pub(super) fn log_in(
     let device = u16::try_from(payload.device.unwrap_or(0)).ok()?;
     let rules = emulator.fault_rules();
     if rules.refuses_connection(Whom(&phone, Some(device))) {
-        connection.tell(Outgoing::Cut);
+        connection.cut();
         return None;
     }
     if let Some(code) = rules.login_failure(Whom(&phone, Some(device))) {
@@ -44,6 +44,10 @@ pub(super) fn log_in(
     connection.send_node(&success(&lid, device, state.now()));
     drop(state);
     tracing::debug!(device, "logged in");
+    // Who does not say that it wants to be asked first gets what is kept for it at once.
+    if !payload.passive.unwrap_or_default() {
+        activate(emulator, connection, &phone, device);
+    }
     Some(Client::Device { phone, device })
 }
 
@@ -75,16 +79,46 @@ pub(crate) fn activate(emulator: &Emulator, connection: &ConnectionHandle, phone
 /// A device's connection ended.
 pub(super) fn log_out(emulator: &Emulator, connection: &ConnectionHandle, phone: &str, device: u16) {
     let mut state = emulator.state();
-    if forget_session(&mut state, connection, phone, device) {
-        relay::presence::left(emulator, &state, phone, device);
-    }
-}
-
-fn forget_session(state: &mut State, connection: &ConnectionHandle, phone: &str, device: u16) -> bool {
-    let Some(known) = state.device_mut(phone, device) else { return false };
-    let own = known.session.as_ref().is_some_and(|session| session.connection.id == connection.id);
-    if own {
+    if let Some(known) = state.device_mut(phone, device) {
+        if known.session.as_ref().is_some_and(|session| session.connection.id != connection.id) {
+            // Another connection took its place.
+            return;
+        }
         known.session = None;
     }
-    own
+    // Also when the device is gone: it was unlinked, and is not there any more either.
+    relay::presence::ended(emulator, &state, phone, device);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+    use whatsapp_rust::waproto::whatsapp as wa;
+
+    use super::*;
+    use crate::emulator::session::trial::{ANI, sessions, told_by};
+    use crate::emulator::state::record::Change;
+
+    #[tokio::test]
+    async fn who_logs_in_to_be_asked_first_gets_nothing_before_it_asks() {
+        for (passive, active) in [(Some(true), false), (Some(false), true), (None, true)] {
+            let trial = sessions().await;
+            let mut record = trial.emulator.state().device(ANI, 1).unwrap().record.clone();
+            record.noise_public = Bytes::from_static(&[7; 32]);
+            trial.emulator.state().commit(Change::Device(record)).unwrap();
+            let (connection, mut outgoing) = ConnectionHandle::new(usize::MAX);
+            let payload = wa::ClientPayload {
+                username: Some(ANI.parse().unwrap()),
+                device: Some(1),
+                passive,
+                ..Default::default()
+            };
+            log_in(&trial.emulator, &connection, &[7; 32], &payload).unwrap();
+            let told = told_by(&mut outgoing);
+            assert_eq!(told[0].tag, "success");
+            let online = told.iter().any(|node| node.get_optional_child("offline").is_some());
+            assert_eq!(online, active, "passive is {passive:?}");
+        }
+    }
 }

@@ -29,14 +29,48 @@ impl Trial {
     /// The stanzas that a session was sent since it was last asked.
     #[cfg(test)]
     pub(crate) fn told(&mut self, session: usize) -> Vec<Node> {
-        let mut stanzas = Vec::new();
-        while let Ok(told) = self.told[session].try_recv() {
-            if let Outgoing::Stanza(bytes) = told {
-                stanzas.push(unmarshal_ref(&bytes[1..]).unwrap().to_owned());
-            }
-        }
-        stanzas
+        told_by(&mut self.told[session])
     }
+
+    /// One more device of an account that there is, logged in and live, with what it is told.
+    #[cfg(test)]
+    pub(crate) fn another(&self, phone: &str, device: u16) -> (Session, UnboundedReceiver<Outgoing>) {
+        let key = DeviceKey { phone: phone.to_owned(), device: u32::from(device) };
+        let record = DeviceRecord { key, ..Default::default() };
+        crate::emulator::relay::devices::link(&mut self.emulator.state(), record).unwrap();
+        let (connection, outgoing) = ConnectionHandle::new(usize::MAX);
+        let login = Login { connection: connection.clone(), flow: Flow::Live };
+        self.emulator.state().device_mut(phone, device).unwrap().session = Some(login);
+        let client = Client::Device { phone: phone.to_owned(), device };
+        (Session { emulator: self.emulator.clone(), connection, client }, outgoing)
+    }
+
+    /// Has the linked device get everything as it comes.
+    #[cfg(test)]
+    pub(crate) fn go_live(&self) {
+        self.emulator.state().device_mut(ANI, 1).unwrap().session.as_mut().unwrap().flow = Flow::Live;
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    /// Hands over a stanza as it comes from the wire.
+    pub(crate) fn hand(&self, node: &Node) {
+        let bytes = whatsapp_rust::wacore_binary::marshal(node).unwrap();
+        self.handle(&unmarshal_ref(&bytes[1..]).unwrap());
+    }
+}
+
+/// The stanzas that a connection was told since it was last asked.
+#[cfg(test)]
+pub(crate) fn told_by(outgoing: &mut UnboundedReceiver<Outgoing>) -> Vec<Node> {
+    let mut stanzas = Vec::new();
+    while let Ok(told) = outgoing.try_recv() {
+        if let Outgoing::Stanza(bytes) = told {
+            stanzas.push(unmarshal_ref(&bytes[1..]).unwrap().to_owned());
+        }
+    }
+    stanzas
 }
 
 /// A session of a device that is linked, and one of a client that is not.
@@ -50,7 +84,7 @@ pub(crate) async fn sessions() -> Trial {
     let clients = [Client::Device { phone: ANI.to_owned(), device: 1 }, Client::Unpaired];
     let mut told = Vec::new();
     let sessions = clients.map(|client| {
-        let (connection, outgoing) = ConnectionHandle::new();
+        let (connection, outgoing) = ConnectionHandle::new(usize::MAX);
         told.push(outgoing);
         if let Client::Device { phone, device } = &client
             && let Some(known) = emulator.state().device_mut(phone, *device)

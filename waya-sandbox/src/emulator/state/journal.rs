@@ -1,7 +1,8 @@
 //! The append-only file behind the state.
 //!
 //! A record is `length (4, LE) | crc32 of the body (4, LE) | body` and goes out in one `write`, so
-//! a killed process leaves whole records and at most one torn tail, which opening cuts off. The
+//! a killed process leaves whole records and at most one torn tail, which opening cuts off. Where whole
+//! records follow what cannot be read, the file was damaged by something else: it is refused as it is. The
 //! file is rewritten to what still counts when it is opened and when it has grown well past that.
 //! It never waits for the disk: it outlives a killed process, not a power cut.
 
@@ -29,6 +30,8 @@ pub(crate) struct Journal {
     length: u64,
     /// Length right after the last rewrite.
     compact_length: u64,
+    /// Up to this length it is not rewritten while it is in use.
+    floor: u64,
     _lock: File,
 }
 
@@ -43,12 +46,15 @@ impl Journal {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let (records, good) = read_records(&bytes);
+        if let Some(next) = whole_record_behind(&bytes, good) {
+            return Err(EmulatorError::Damaged { path, at: good, next });
+        }
         if good < bytes.len() {
             tracing::warn!(kept = good, cut = bytes.len() - good, "cut a torn record off the journal");
             file.set_len(good as u64).map_err(failed)?;
         }
         let length = good as u64;
-        Ok((Self { path, file, length, compact_length: length, _lock: lock }, records))
+        Ok((Self { path, file, length, compact_length: length, floor: REWRITE_FLOOR, _lock: lock }, records))
     }
 
     /// Appends one record; when this returns it outlives the process.
@@ -65,7 +71,18 @@ impl Journal {
 
     /// Whether most of the file no longer counts.
     pub(crate) fn is_bloated(&self) -> bool {
-        self.length > REWRITE_FLOOR && self.length > self.compact_length.saturating_mul(4)
+        self.length > self.floor && self.length > self.compact_length.saturating_mul(4)
+    }
+
+    /// Rewrites it from this length on already.
+    #[cfg(test)]
+    pub(super) fn set_floor(&mut self, floor: u64) {
+        self.floor = floor;
+    }
+
+    #[cfg(test)]
+    pub(super) fn length(&self) -> u64 {
+        self.length
     }
 
     /// Replaces the whole content; a kill in between leaves the old file.
@@ -128,6 +145,13 @@ fn read_records(bytes: &[u8]) -> (Vec<Record>, usize) {
     (records, at)
 }
 
+/// Where a whole record begins behind the place where reading stopped; a torn tail holds none.
+fn whole_record_behind(bytes: &[u8], stopped: usize) -> Option<usize> {
+    let tail = bytes.get(stopped..)?;
+    let found = (1..tail.len()).find(|at| read_record(&tail[*at..]).is_some_and(|(_, length)| length > HEADER));
+    found.map(|at| stopped + at)
+}
+
 fn read_record(bytes: &[u8]) -> Option<(Record, usize)> {
     let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let crc = u32::from_le_bytes(bytes.get(4..HEADER)?.try_into().ok()?);
@@ -162,6 +186,32 @@ mod tests {
             let (_, records) = Journal::open(folder.path()).unwrap();
             assert_eq!(records, vec![group("one"), group("three")], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_refused_and_nothing_is_cut() {
+        let names = ["one", "two", "three"].map(group);
+        let whole = names.each_ref().map(frame).concat();
+        let first = frame(&names[0]).len();
+        let second = first + frame(&names[1]).len();
+        for at in 0..second {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("journal");
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&path, &damaged).unwrap();
+            match Journal::open(folder.path()) {
+                Err(error @ EmulatorError::Damaged { .. }) => assert!(error.to_string().contains("journal"), "{error}"),
+                other => panic!("damage at {at}: {other:?}"),
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), damaged);
+        }
+        // The last record alone may be torn.
+        let folder = tempfile::tempdir().unwrap();
+        let mut damaged = whole;
+        damaged[second + HEADER] ^= 0x10;
+        std::fs::write(folder.path().join("journal"), &damaged).unwrap();
+        assert_eq!(Journal::open(folder.path()).unwrap().1, names[..2]);
     }
 
     #[test]

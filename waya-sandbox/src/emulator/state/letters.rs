@@ -1,4 +1,5 @@
-//! What lies on a handset: the latest media messages as they came, sealed, and what their keys are opened with.
+//! What lies on a handset: the latest messages as they came, sealed, what their keys are opened with, and what it handed
+//! to devices that did not confirm it yet.
 //!
 //! In memory only: after a restart of the server the handsets have forgotten their messages.
 
@@ -7,8 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 use whatsapp_rust::wacore::libsignal::protocol::SessionRecord;
 
-/// Media messages a handset keeps.
+/// Messages a handset keeps, of those with media and of the others.
 const LETTERS: usize = 64;
+/// What it handed over and keeps until that is confirmed.
+const HANDED: usize = 32;
+/// Bytes of that at most.
+const HANDED_BYTES: usize = 8 << 20;
+/// Sessions kept with one device.
+const SESSIONS: usize = 8;
 /// Sender keys kept of one device in one chat.
 const SENDER_KEYS: usize = 4;
 /// Chats and devices whose sender keys are kept.
@@ -43,24 +50,37 @@ impl Sealed {
     }
 }
 
-/// A message with a file.
+/// A message.
 #[derive(Debug, Clone)]
 pub(crate) struct Letter {
     /// As in [`canonical`](crate::emulator::relay::canonical).
     pub(crate) chat: String,
     pub(crate) id: String,
     pub(crate) sender: Sender,
+    /// Unix seconds.
+    pub(crate) at: i64,
     pub(crate) sealed: Sealed,
+}
+
+/// What a handset said to a device of its account.
+#[derive(Clone)]
+pub(crate) struct HandedOver {
+    pub(crate) device: u16,
+    pub(crate) id: String,
+    /// Encoded and padded, not sealed.
+    pub(crate) plaintext: Bytes,
 }
 
 /// What one handset keeps.
 #[derive(Default)]
 pub(crate) struct Letters {
     media: VecDeque<Letter>,
+    others: VecDeque<Letter>,
+    handed: VecDeque<HandedOver>,
     /// By chat and device: messages that hand sender keys over, the oldest first.
     sender_keys: HashMap<(String, Sender), VecDeque<Sealed>>,
-    /// The session that the handset began last with each device it linked, as it was at its beginning.
-    sessions: HashMap<u16, SessionRecord>,
+    /// The sessions that the handset began with each device it linked, as they were at their beginning, the oldest first.
+    sessions: HashMap<u16, VecDeque<SessionRecord>>,
 }
 
 impl std::fmt::Debug for Letters {
@@ -70,12 +90,31 @@ impl std::fmt::Debug for Letters {
 }
 
 impl Letters {
-    /// Keeps a message; the oldest goes when there are too many.
-    pub(crate) fn keep(&mut self, letter: Letter) {
-        self.media.push_back(letter);
-        if self.media.len() > LETTERS {
-            self.media.pop_front();
+    /// Keeps a message, with a file or without; the oldest goes when there are too many.
+    pub(crate) fn keep(&mut self, letter: Letter, media: bool) {
+        let kept = if media { &mut self.media } else { &mut self.others };
+        kept.push_back(letter);
+        if kept.len() > LETTERS {
+            kept.pop_front();
         }
+    }
+
+    /// Keeps what was handed to a device, until it is confirmed.
+    pub(crate) fn keep_handed(&mut self, handed: HandedOver) {
+        self.forget_handed(handed.device, &handed.id);
+        self.handed.push_back(handed);
+        let bytes = |handed: &VecDeque<HandedOver>| handed.iter().map(|one| one.plaintext.len()).sum::<usize>();
+        while self.handed.len() > HANDED || (self.handed.len() > 1 && bytes(&self.handed) > HANDED_BYTES) {
+            self.handed.pop_front();
+        }
+    }
+
+    pub(crate) fn handed(&self, device: u16, id: &str) -> Option<&HandedOver> {
+        self.handed.iter().find(|handed| handed.device == device && handed.id == id)
+    }
+
+    pub(crate) fn forget_handed(&mut self, device: u16, id: &str) {
+        self.handed.retain(|handed| handed.device != device || handed.id != id);
     }
 
     /// Keeps what may hand over the sender key of a device in a chat.
@@ -93,13 +132,17 @@ impl Letters {
 
     /// The handset began a session with a device that it linked.
     pub(crate) fn keep_session(&mut self, device: u16, session: SessionRecord) {
-        self.sessions.insert(device, session);
+        let known = self.sessions.entry(device).or_default();
+        known.push_back(session);
+        if known.len() > SESSIONS {
+            known.pop_front();
+        }
     }
 
     /// The latest message of this id in a chat, sent by the handset's own account or by others.
     pub(crate) fn find(&self, chat: &str, id: &str, by: impl Fn(&str) -> bool) -> Option<&Letter> {
         let wanted = |letter: &&Letter| letter.id == id && letter.chat == chat && by(&letter.sender.0);
-        self.media.iter().rev().find(wanted)
+        self.media.iter().rev().find(wanted).or_else(|| self.others.iter().rev().find(wanted))
     }
 
     /// What may hand over the sender key of a message, the latest first.
@@ -108,8 +151,9 @@ impl Letters {
         known.into_iter().flatten().rev()
     }
 
-    pub(crate) fn session(&self, device: u16) -> Option<&SessionRecord> {
-        self.sessions.get(&device)
+    /// The sessions with a device, the latest first.
+    pub(crate) fn sessions(&self, device: u16) -> impl Iterator<Item = &SessionRecord> {
+        self.sessions.get(&device).into_iter().flatten().rev()
     }
 }
 
@@ -122,6 +166,7 @@ mod tests {
             chat: "c".to_owned(),
             id: id.to_string(),
             sender: ("6281200000001".to_owned(), 1),
+            at: 1,
             sealed: Sealed::SenderKey(Bytes::new()),
         }
     }
@@ -130,8 +175,10 @@ mod tests {
     fn the_latest_are_kept() {
         let mut letters = Letters::default();
         for id in 0..=LETTERS {
-            letters.keep(letter(id));
+            letters.keep(letter(id), true);
         }
+        letters.keep(Letter { id: "text".to_owned(), ..letter(0) }, false);
+        assert!(letters.find("c", "text", |_| true).is_some(), "texts take no room from files");
         assert!(letters.find("c", "0", |_| true).is_none());
         assert!(letters.find("c", "1", |_| true).is_some());
         assert!(letters.find("c", "1", str::is_empty).is_none());
@@ -143,6 +190,14 @@ mod tests {
         let kept: Vec<_> = letters.sender_keys(&letter(0)).collect();
         assert_eq!(kept.len(), SENDER_KEYS);
         assert!(matches!(kept[0], Sealed::Session(key) if key[..] == [4]), "the latest is the first");
+        for (place, bytes) in [(0, 1), (1, HANDED_BYTES), (2, HANDED_BYTES)] {
+            let plaintext = Bytes::from(vec![0; bytes]);
+            letters.keep_handed(HandedOver { device: 1, id: format!("{place}"), plaintext });
+        }
+        assert!(letters.handed(1, "1").is_none() && letters.handed(2, "2").is_none());
+        assert!(letters.handed(1, "2").is_some(), "one is kept however large it is");
+        letters.forget_handed(1, "2");
+        assert!(letters.handed(1, "2").is_none());
         assert!(Sealed::of("pkmsg", &vec![0; BYTES + 1]).is_none() && Sealed::of("frskmsg", b"").is_none());
     }
 }

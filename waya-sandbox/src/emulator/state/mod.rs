@@ -158,3 +158,41 @@ impl State {
             .sum()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use record::{ConfirmedRecord, RelayedRecord};
+
+    #[test]
+    fn a_journal_in_use_is_rewritten_to_what_still_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = DeviceKey { phone: "6281200000001".to_owned(), device: 1 };
+        let mut state = State::open(Some(folder.path()), Clock::default()).unwrap();
+        let account = Account::generate(&key.phone, "Ani", 1).unwrap();
+        state.commit(Change::Account(account)).unwrap();
+        state.commit(Change::Device(record::DeviceRecord { key: key.clone(), ..Default::default() })).unwrap();
+        state.journal.as_mut().unwrap().set_floor(16 << 10);
+        let mut longest = 0;
+        for number in 0..500 {
+            let id = format!("ID{number}");
+            let stanza = Bytes::from(vec![7; 200]);
+            let entry = state.entry(key.clone(), "message", &id, "somebody".to_owned(), stanza);
+            let sequences = vec![entry.sequence];
+            let sender = key.phone.clone();
+            state.commit(Change::Relayed(RelayedRecord { sender, id, entries: vec![entry] })).unwrap();
+            // Everything but the last ten is confirmed.
+            if number < 490 {
+                state.commit(Change::Confirmed(ConfirmedRecord { key: key.clone(), sequences })).unwrap();
+            }
+            longest = longest.max(state.journal.as_ref().unwrap().length());
+        }
+        assert!(longest < 64 << 10, "it was never rewritten: {longest} bytes");
+        let (queued, counted) = (state.queued(), state.counts.show(0).relayed);
+        assert_eq!((queued, counted), (10, 500));
+        drop(state);
+        let state = State::open(Some(folder.path()), Clock::default()).unwrap();
+        assert_eq!((state.queued(), state.counts.show(0).relayed), (queued, counted));
+    }
+}

@@ -355,8 +355,12 @@ pub struct KnowsRecord {
 pub struct CountsRecord {
     #[prost(string, tag = "1")]
     pub sender: String,
+    /// Ids relayed more than once, with how often; in older journals all of them.
     #[prost(map = "string, uint64", tag = "2")]
     pub ids: std::collections::HashMap<String, u64>,
+    /// Digests of all ids.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub digests: Vec<u64>,
 }
 
 impl From<Change> for Record {

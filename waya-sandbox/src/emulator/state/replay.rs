@@ -43,7 +43,7 @@ impl State {
                 }
             }
             Change::Relayed(record) => {
-                self.counts.of(&record.sender).relayed(&record.id, 1);
+                self.counts.of(&record.sender).relayed(&record.id);
                 self.apply_queued(record.entries);
             }
             Change::Queued(record) => self.apply_queued(record.entries),
@@ -69,9 +69,7 @@ impl State {
                 }
             }
             Change::Counts(record) => {
-                for (id, times) in record.ids {
-                    self.counts.of(&record.sender).relayed(&id, times);
-                }
+                self.counts.of(&record.sender).restore(&record.digests, record.ids);
             }
         }
     }
@@ -132,8 +130,8 @@ impl State {
             changes.extend(newsletter.posts().cloned().map(Change::NewsletterPost));
         }
         changes.extend(self.counts.senders().map(|(phone, counts)| {
-            let ids = counts.ids().map(|(id, times)| (id.to_owned(), times)).collect();
-            Change::Counts(CountsRecord { sender: phone.clone(), ids })
+            let ids = counts.repeated().clone().into_iter().collect();
+            Change::Counts(CountsRecord { sender: phone.clone(), ids, digests: counts.digests() })
         }));
         changes.into_iter().map(Record::from).collect()
     }

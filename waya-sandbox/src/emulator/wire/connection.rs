@@ -1,7 +1,9 @@
 //! One WebSocket: handshake, then a reading task that handles stanzas in order and a writing task
-//! that encrypts what it is told to. It ends when either half does.
+//! that encrypts what it is told to. It ends when either half does, when the client is silent for too long, or takes
+//! nothing: a socket whose other end is gone says nothing of it.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{Message as WsMessage, WebSocket};
@@ -16,12 +18,12 @@ use whatsapp_rust::wacore::handshake::NoiseCipher;
 use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::util::unpack_bytes;
 
-use super::handle::{ConnectionHandle, Outgoing};
+use super::handle::{ConnectionHandle, Line, Outgoing};
 use super::noise::{Hello, NoiseFailure, Opened};
 use crate::emulator::{Emulator, session};
 
-/// A client that has not shaken hands by then is dropped.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+/// What was said to a client that is gone may still be on its way.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The greeting is `WA`, a magic byte and the dictionary version.
 const GREETING: usize = 4;
 /// Stanzas encrypted into one WebSocket message at most.
@@ -38,7 +40,7 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
     let (mut sink, stream) = socket.split();
     let mut source = Source { stream, decoder: FrameDecoder::new() };
     let handshake = shake_hands(&emulator, &mut sink, &mut source);
-    let opened = match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
+    let opened = match tokio::time::timeout(emulator.config().handshake_limit, handshake).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
         Err(_) => return tracing::debug!("a client did not finish its handshake"),
@@ -47,20 +49,29 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
     emulator.count_handshake(opened.pattern);
     tokio::time::sleep(emulator.config().first_stanza_grace).await;
 
-    let (connection, receiver) = ConnectionHandle::new();
+    let (idle, write_limit) = (emulator.config().idle_limit, emulator.config().write_limit);
+    let (connection, receiver) = ConnectionHandle::new(emulator.config().outgoing_limit);
+    let line = connection.line();
     let Opened { client_static, payload, incoming, outgoing, .. } = opened;
-    let mut writer = tokio::spawn(write_all(sink, receiver, outgoing));
+    let written = Writer { sink, cipher: outgoing, counter: 0, buffer: Vec::new(), pushed: 0, limit: write_limit };
+    let mut writer = tokio::spawn(written.write_all(receiver, line.clone()));
     let stop = emulator.stopping();
     if let Some(session) = session::begin(&emulator, &connection, client_static, &payload) {
         let mut cipher = Incoming { cipher: incoming, counter: 0 };
         loop {
             tokio::select! {
-                frame = source.next() => {
+                frame = tokio::time::timeout(idle, source.next()) => {
+                    let Ok(frame) = frame else {
+                        tracing::debug!("a client is silent for too long");
+                        connection.cut();
+                        break;
+                    };
                     if !frame.is_some_and(|frame| cipher.handle(frame, &session)) {
                         break;
                     }
                 }
                 _ = &mut writer => break,
+                () = line.ending() => break,
                 () = stop.cancelled() => break,
             }
         }
@@ -68,9 +79,14 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
     }
     connection.closed();
     drop(connection);
-    // A refusal that is still being written must get out before the socket goes.
-    if !writer.is_finished() && !stop.is_cancelled() {
-        let _ = tokio::time::timeout(Duration::from_secs(1), &mut writer).await;
+    // What ends the connection must get out before the socket goes, also to a slow client.
+    if !writer.is_finished() && !stop.is_cancelled() && !line.is_cut() {
+        let limit = if line.is_closing() { write_limit } else { FAREWELL };
+        let last = tokio::time::timeout(limit, &mut writer);
+        tokio::select! {
+            _ = last => {}
+            () = stop.cancelled() => {}
+        }
     }
     writer.abort();
 }
@@ -190,58 +206,60 @@ impl Incoming {
     }
 }
 
-async fn write_all(mut sink: Sink, mut receiver: mpsc::UnboundedReceiver<Outgoing>, cipher: NoiseCipher) {
-    let mut writer = Writer { cipher, counter: 0, buffer: Vec::new() };
-    let mut batch = Vec::with_capacity(BATCH);
-    while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        let mut end = None;
-        for outgoing in batch.drain(..) {
-            match outgoing {
-                Outgoing::Stanza(stanza) => {
-                    if !writer.push(&stanza) {
-                        return;
-                    }
-                }
-                Outgoing::Pause(pause) => {
-                    if !writer.flush(&mut sink).await {
-                        return;
-                    }
-                    tokio::time::sleep(pause).await;
-                }
-                last => {
-                    end = Some(last);
-                    break;
-                }
-            }
-        }
-        if matches!(end, Some(Outgoing::Cut)) {
-            return;
-        }
-        if matches!(end, Some(Outgoing::CutMidFrame)) {
-            writer.push_torn();
-        }
-        if !writer.flush(&mut sink).await {
-            return;
-        }
-        match end {
-            None => {}
-            Some(Outgoing::Close) => {
-                let _ = sink.close().await;
-                return;
-            }
-            Some(_) => return,
-        }
-    }
-}
-
 struct Writer {
+    sink: Sink,
     cipher: NoiseCipher,
     counter: u32,
     buffer: Vec<u8>,
+    /// Bytes of the stanzas in the buffer, as they were told.
+    pushed: usize,
+    /// How long the client may take nothing.
+    limit: Duration,
 }
 
 impl Writer {
+    async fn write_all(mut self, mut receiver: mpsc::UnboundedReceiver<Outgoing>, line: Arc<Line>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while receiver.recv_many(&mut batch, BATCH).await > 0 {
+            let mut end = None;
+            for outgoing in batch.drain(..) {
+                match outgoing {
+                    Outgoing::Stanza(stanza) => {
+                        if !self.push(&stanza) {
+                            return;
+                        }
+                    }
+                    Outgoing::Pause(pause) => {
+                        if !self.flush(&line).await {
+                            return;
+                        }
+                        tokio::time::sleep(pause).await;
+                    }
+                    last => {
+                        end = Some(last);
+                        break;
+                    }
+                }
+            }
+            if matches!(end, Some(Outgoing::CutMidFrame)) {
+                self.push_torn();
+            }
+            if !self.flush(&line).await {
+                return;
+            }
+            match end {
+                None => {}
+                Some(Outgoing::Close) => {
+                    let _ = tokio::time::timeout(self.limit, self.sink.close()).await;
+                    return;
+                }
+                Some(_) => return,
+            }
+        }
+    }
+
     fn push(&mut self, stanza: &[u8]) -> bool {
+        self.pushed += stanza.len();
         let packed = packed(stanza);
         let stanza = packed.as_deref().unwrap_or(stanza);
         let Ok(sealed) = self.cipher.encrypt_with_counter(self.counter, stanza) else {
@@ -251,10 +269,18 @@ impl Writer {
         append_frame_into(&sealed, None, &mut self.buffer).is_ok()
     }
 
-    /// Writes what was pushed; false if the socket is gone.
-    async fn flush(&mut self, sink: &mut Sink) -> bool {
+    /// Writes what was pushed; false if the socket is gone, or takes nothing.
+    async fn flush(&mut self, line: &Line) -> bool {
         let full = std::mem::take(&mut self.buffer);
-        full.is_empty() || sink.send(WsMessage::Binary(full.into())).await.is_ok()
+        if full.is_empty() {
+            return true;
+        }
+        let sent = tokio::time::timeout(self.limit, self.sink.send(WsMessage::Binary(full.into()))).await;
+        line.written(std::mem::take(&mut self.pushed));
+        if sent.is_err() {
+            tracing::debug!("a client takes nothing");
+        }
+        sent.is_ok_and(|sent| sent.is_ok())
     }
 
     /// Announces a frame and delivers half of it.

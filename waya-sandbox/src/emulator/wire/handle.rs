@@ -1,12 +1,16 @@
 //! The cheap handle by which everybody else speaks to a connection.
+//!
+//! Nobody waits for a client here: what is said to it is queued, up to a limit, and a client that takes it too slowly
+//! loses its connection.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore_binary::{Node, marshal};
 
 use crate::emulator::faults::{OVERTAKEN, Passed, Way};
@@ -21,12 +25,48 @@ pub(crate) enum Outgoing {
     Stanza(Bytes),
     /// What follows waits for so long.
     Pause(Duration),
-    /// Everything before this is written, then the WebSocket is closed.
+    /// Everything before this is written, then the WebSocket is closed. Nothing is read any more.
     Close,
-    /// The socket is dropped without a word.
-    Cut,
     /// Half a frame is written, then the socket is dropped.
     CutMidFrame,
+}
+
+/// How full the way out of a connection is, and how it ends.
+#[derive(Debug)]
+pub(super) struct Line {
+    waiting: AtomicUsize,
+    most: usize,
+    cut: CancellationToken,
+    closing: CancellationToken,
+}
+
+impl Line {
+    /// So many bytes were written.
+    pub(super) fn written(&self, bytes: usize) {
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes more may wait. One stanza always may, however large it is.
+    fn takes(&self, bytes: usize) -> bool {
+        self.waiting.fetch_add(bytes, Ordering::Relaxed) <= self.most
+    }
+
+    /// Waits until the connection is to end.
+    pub(super) async fn ending(&self) {
+        tokio::select! {
+            () = self.cut.cancelled() => {}
+            () = self.closing.cancelled() => {}
+        }
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.is_cancelled()
+    }
+
+    /// Whether what was said to it is still to be written before it ends.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled() && !self.is_cut()
+    }
 }
 
 /// A live connection as seen by everybody but itself.
@@ -37,13 +77,21 @@ pub(crate) struct ConnectionHandle {
     answers: Arc<Mutex<HashMap<String, oneshot::Sender<Node>>>>,
     /// Known once somebody logged in on it.
     way: Arc<OnceLock<Way>>,
+    line: Arc<Line>,
 }
 
 impl ConnectionHandle {
-    pub(in crate::emulator) fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
+    /// With so many bytes that may wait to be written.
+    pub(in crate::emulator) fn new(most: usize) -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        (Self { id, outgoing, answers: Arc::default(), way: Arc::default() }, receiver)
+        let (cut, closing) = (CancellationToken::new(), CancellationToken::new());
+        let line = Arc::new(Line { waiting: AtomicUsize::new(0), most, cut, closing });
+        (Self { id, outgoing, answers: Arc::default(), way: Arc::default(), line }, receiver)
+    }
+
+    pub(super) fn line(&self) -> Arc<Line> {
+        self.line.clone()
     }
 
     /// Queues a marshalled stanza; false if the connection is gone.
@@ -92,7 +140,27 @@ impl ConnectionHandle {
     }
 
     pub(crate) fn tell(&self, what: Outgoing) -> bool {
-        self.outgoing.send(what).is_ok()
+        if self.line.is_cut() {
+            return false;
+        }
+        if let Outgoing::Stanza(stanza) = &what
+            && !self.line.takes(stanza.len())
+        {
+            tracing::debug!("a client takes what is for it too slowly: its connection ends");
+            self.cut();
+            return false;
+        }
+        let ends = matches!(what, Outgoing::Close | Outgoing::CutMidFrame);
+        let told = self.outgoing.send(what).is_ok();
+        if ends {
+            self.line.closing.cancel();
+        }
+        told
+    }
+
+    /// Drops the socket without a word, whatever still waits to be written.
+    pub(crate) fn cut(&self) {
+        self.line.cut.cancel();
     }
 
     /// Sends a request of the server's own; the receiver gets the client's answer, or an error

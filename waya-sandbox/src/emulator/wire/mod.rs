@@ -6,4 +6,6 @@ mod noise;
 
 pub(crate) use connection::accept;
 pub(crate) use handle::{ConnectionHandle, Outgoing};
+#[cfg(fuzzing)]
+pub(crate) use noise::Hello;
 pub(crate) use noise::{Pattern, ServerIdentity};

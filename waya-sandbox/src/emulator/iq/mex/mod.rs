@@ -12,6 +12,7 @@ use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 
 use super::refusal::Refusal;
 use super::{Answer, Request};
+use crate::emulator::faults::Whom;
 use crate::emulator::relay::text_attr;
 
 /// What is found under a request's name in the answer, or why it is refused.
@@ -32,7 +33,8 @@ pub(super) fn answer(request: &Request<'_>) -> Answer {
 
 fn find(request: &Request<'_>, document: &str, variables: &Value) -> Option<Found> {
     if document == fetch_reachout_timelock::DOC_ID {
-        let active = request.session.emulator.fault_rules().is_time_locked(request.phone);
+        let own = Whom(request.phone, Some(request.device));
+        let active = request.session.emulator.fault_rules().is_time_locked(own);
         return Some(Ok(("xwa2_fetch_account_reachout_timelock", timelock(active, request.now()))));
     }
     if [fetch_all_subgroups::DOC_ID, query_subgroup_participant_count::DOC_ID].contains(&document) {
