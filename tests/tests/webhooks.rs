@@ -24,7 +24,8 @@ fn events_of(bodies: &[Value], id: &str) -> Vec<String> {
     of.map(|body| body["event"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-#[tokio::test]
+// `waya webhooks test` blocks this thread while the receiver answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happens_is_told_in_order() -> Result<()> {
     let world = World::start()?;
     world.until_session("connected").await?;

@@ -9,7 +9,7 @@ use waya_proto::v1::sandbox_service_server::{SandboxService, SandboxServiceServe
 use waya_proto::v1::{
     ActiveFault, AutoReadRequest, ClockRequest, ClockResponse, FaultKind, FaultRequest, FaultResponse, InboxMessage,
     InboxRequest, InboxResponse, OnlineRequest, PeopleRequest, PeopleResponse, Person, PersonRequest, PersonResponse,
-    PhoneRequest, PhoneResponse, SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
+    PhoneRequest, PhoneResponse, ReceiptTime, SandboxGroup, SayRequest, SayResponse, StatsRequest, StatsResponse,
 };
 use waya_proto::{ERROR_CODE, ERROR_FIELD};
 use waya_sandbox::control::{self, ControlError, SandboxControl, SayMedia};
@@ -138,6 +138,11 @@ fn message(entry: InboxEntry) -> Result<InboxMessage, Status> {
         ts: entry.ts,
         copies: u32::try_from(entry.copies).unwrap_or(u32::MAX),
         receipts: entry.receipts,
+        receipt_times: entry
+            .receipt_times
+            .into_iter()
+            .map(|time| ReceiptTime { kind: time.kind, ts: time.ts })
+            .collect(),
     })
 }
 

@@ -43,6 +43,14 @@ struct InboxMessage {
     ts: i64,
     copies: u32,
     receipts: Vec<String>,
+    #[serde(rename = "receiptTimes")]
+    receipt_times: Vec<ReceiptTime>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct ReceiptTime {
+    kind: String,
+    ts: i64,
 }
 
 /// `POST /admin/say`.
@@ -145,7 +153,14 @@ impl From<v1::InboxMessage> for InboxMessage {
             ts: message.ts,
             copies: message.copies,
             receipts: message.receipts,
+            receipt_times: message.receipt_times.into_iter().map(ReceiptTime::from).collect(),
         }
+    }
+}
+
+impl From<v1::ReceiptTime> for ReceiptTime {
+    fn from(time: v1::ReceiptTime) -> Self {
+        Self { kind: time.kind, ts: time.ts }
     }
 }
 
@@ -219,6 +234,7 @@ mod tests {
             ts: 7,
             copies: 1,
             receipts: vec!["delivered".to_owned(), "read".to_owned()],
+            receipt_times: vec![v1::ReceiptTime { kind: "read".to_owned(), ts: 9 }],
             ..v1::InboxMessage::default()
         };
         insta::assert_json_snapshot!(Inbox::from(v1::InboxResponse { messages: vec![message] }), @r#"
@@ -240,6 +256,12 @@ mod tests {
               "receipts": [
                 "delivered",
                 "read"
+              ],
+              "receiptTimes": [
+                {
+                  "kind": "read",
+                  "ts": 9
+                }
               ]
             }
           ]
