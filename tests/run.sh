@@ -19,6 +19,7 @@ need_component() { # COMMAND COMPONENT
 }
 
 need_command cc gcc
+need_command curl curl
 need_command node nodejs
 need_command npm npm
 need_command mkfs.ext4 e2fsprogs
