@@ -56,7 +56,7 @@ pub struct SendArgs {
     /// Somebody whom the text names with @
     #[arg(long, value_name = "NUMBER")]
     mention: Vec<String>,
-    /// Send a place: LATITUDE,LONGITUDE[,NAME]
+    /// Send a place: its latitude and longitude, and behind another comma a name for it
     #[arg(long, value_name = "LAT,LON[,NAME]", allow_hyphen_values = true, value_parser = location, conflicts_with_all = ["media", "contact", "poll"])]
     location: Option<v1::Location>,
     /// Send somebody's card: NUMBER,NAME
