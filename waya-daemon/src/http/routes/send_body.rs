@@ -58,6 +58,7 @@ pub(super) struct SendBody<'a> {
     dry_run: Option<Given<'a>>,
 }
 
+// The fields of `Parts` stand here once more: serde's `flatten` buffers what it passes on, and `RawValue` cannot be read from that.
 #[derive(Deserialize)]
 #[serde(expecting = "an object with number and message")]
 struct PersonalBody<'a> {
