@@ -73,11 +73,19 @@ struct Accepted {
     readers: BTreeSet<String>,
 }
 
-/// A device of a person that nobody speaks on, with the ids of what it got.
+/// A device of a person that nobody speaks on.
 struct SecondDevice {
     phone: String,
-    seen: Arc<Mutex<BTreeSet<String>>>,
+    heard: Arc<Mutex<Heard>>,
     listening: JoinHandle<()>,
+}
+
+/// Ids of what a second device was handed.
+#[derive(Default)]
+struct Heard {
+    read: BTreeSet<String>,
+    /// What it could not read. The client asks others for another copy, its own devices never.
+    broken: BTreeSet<String>,
 }
 
 impl SecondDevice {
@@ -87,23 +95,31 @@ impl SecondDevice {
         let scanned = reqwest::Client::new().post(scan).body(person.qr().await).send().await.unwrap();
         assert!(scanned.status().is_success(), "{}", scanned.text().await.unwrap());
         person.connected().await;
-        let seen = Arc::<Mutex<BTreeSet<String>>>::default();
-        let heard = seen.clone();
+        let heard = Arc::<Mutex<Heard>>::default();
+        let told = heard.clone();
         let listening = tokio::spawn(async move {
             while let Some(event) = person.next().await {
-                if let Event::Messages(batch) = &*event {
-                    heard.lock().unwrap().extend(batch.messages.iter().map(|message| message.info.id.clone()));
+                let mut told = told.lock().unwrap();
+                match &*event {
+                    Event::Messages(batch) => {
+                        told.read.extend(batch.messages.iter().map(|message| message.info.id.clone()));
+                    }
+                    Event::UndecryptableMessage(lost) => drop(told.broken.insert(lost.info.id.clone())),
+                    _ => {}
                 }
             }
         });
-        Self { phone: phone.to_owned(), seen, listening }
+        Self { phone: phone.to_owned(), heard, listening }
     }
 
     /// What it should have and has not.
     fn lacks(&self, books: &Books) -> Vec<String> {
-        let seen = self.seen.lock().unwrap();
-        let meant = |accepted: &Accepted| accepted.from == self.phone || accepted.readers.contains(&self.phone);
-        let missing = books.accepted.iter().filter(|(id, accepted)| meant(accepted) && !seen.contains(*id));
+        let heard = self.heard.lock().unwrap();
+        let had = |id: &String, own: bool| heard.read.contains(id) || own && heard.broken.contains(id);
+        let missing = books.accepted.iter().filter(|(id, accepted)| {
+            let own = accepted.from == self.phone;
+            (own || accepted.readers.contains(&self.phone)) && !had(id, own)
+        });
         missing
             .map(|(id, accepted)| format!("the second device of {} never got {id}: {accepted:?}", self.phone))
             .collect()
@@ -345,6 +361,11 @@ impl Soak {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_the_books_balance() {
+    if std::env::var_os("WAYA_LOG_FILTER").is_some() {
+        // What the second devices say; `serve` writes to the same place.
+        let filter = tracing_subscriber::EnvFilter::from_env("WAYA_LOG_FILTER");
+        tracing_subscriber::fmt().with_env_filter(filter).with_thread_names(true).with_writer(std::io::stderr).init();
+    }
     let (seconds, people) = (setting("WAYA_SOAK_SECONDS", 15), setting("WAYA_SOAK_PEOPLE", 10));
     let folder = tempfile::tempdir().unwrap();
     let (served, url) = Served::start(people, folder.path(), Port::any()).await;

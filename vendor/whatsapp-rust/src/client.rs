@@ -1081,6 +1081,10 @@ pub struct Client {
     /// in `WAWebMessageProcessPlaceholder`.
     pub(crate) undecryptable_dispatched: Cache<ChatMessageId, ()>,
 
+    /// waya: messages of groups that were read of late. What reads as one that was
+    /// processed already and is not among them was never read.
+    pub(crate) group_messages_read: Cache<ChatMessageId, ()>,
+
     pub enable_auto_reconnect: Arc<AtomicBool>,
     /// Consecutive reconnect failures, drives the Fibonacci backoff. Exposed
     /// read-only via [`StatsSnapshot::reconnect_errors`](wacore::stats::StatsSnapshot).

@@ -407,6 +407,12 @@ impl Client {
 
             undecryptable_dispatched: cache_config.undecryptable_dispatched.build_with_ttl(),
 
+            group_messages_read: crate::cache_config::CacheEntryConfig::new(
+                Some(Duration::from_secs(3600)),
+                1_000,
+            )
+            .build_with_ttl(),
+
             offline_sync_metrics: Arc::new(OfflineSyncMetrics {
                 active: AtomicBool::new(false),
                 total_messages: AtomicUsize::new(0),

@@ -18,6 +18,16 @@ impl Client {
         self.inbound_durability_hook.get().cloned()
     }
 
+    /// waya: whether a copy of this message waits for its hook, or might (it cannot be read).
+    pub(crate) async fn is_buffered_for_hook(&self, info: &MessageInfo) -> bool {
+        if self.inbound_durability_hook().is_none() {
+            return false;
+        }
+        let (chat, sender) = (info.source.chat.to_string(), info.source.sender.to_string());
+        let backend = self.persistence_manager.backend();
+        !matches!(backend.get_pending_inbound(&chat, &sender, &info.id).await, Ok(None))
+    }
+
     /// Redelivery path: when the server replays an already-decrypted message
     /// (`DuplicatedMessage`), re-commit it from the buffered copy instead of
     /// acking. The replay routes through the commit batcher: during a drain it

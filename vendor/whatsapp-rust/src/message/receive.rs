@@ -1248,6 +1248,10 @@ impl Client {
             .sender_key_lock(&sender_key_name)
             .await;
 
+        let read_key = wacore::types::message::ChatMessageId::new(
+            info.source.chat.clone(),
+            info.id.clone(),
+        );
         for payload in payloads {
             let ciphertext = &payload.ciphertext[..];
             let padding_version = payload.padding_version;
@@ -1266,6 +1270,7 @@ impl Client {
 
             match decrypt_result {
                 Ok(padded_plaintext) => {
+                    self.group_messages_read.insert(read_key.clone(), ()).await;
                     // Sync device list if sender is unknown, but still process
                     // the message. Signal decryption success already proves the
                     // sender holds the session key — discarding would only add
@@ -1290,6 +1295,29 @@ impl Client {
                     {
                         log::warn!("Failed processing group plaintext (batch): {e:?}");
                     }
+                }
+                // waya: nobody read this one here. The sender key that it needs is known
+                // from a message that came first and was sent later, so it is known from
+                // there on only. Its sender has another copy; who keeps messages by their
+                // ids is not hurt when it comes twice.
+                Err(SignalProtocolError::DuplicatedMessage(iteration, counter))
+                    if self.group_messages_read.get(&read_key).await.is_none()
+                        && !self.is_buffered_for_hook(info).await
+                        && !info.is_expired_status() =>
+                {
+                    log::debug!(
+                        "Sender key of {} in group {} is known from {} on, not at {}. Sending retry receipt.",
+                        info.source.sender.observe(),
+                        info.source.chat.observe(),
+                        iteration,
+                        counter
+                    );
+                    self.handle_decrypt_failure(
+                        info,
+                        RetryReason::InvalidMsgKey,
+                        decrypt_fail_mode,
+                    )
+                    .await;
                 }
                 Err(SignalProtocolError::DuplicatedMessage(iteration, counter)) => {
                     log::debug!(

@@ -1,6 +1,7 @@
 //! Receipts and acks of clients: they empty the queue, and receipts go on to the author.
 
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server};
 
 use super::fanout::alternative;
@@ -8,8 +9,8 @@ use super::message::Handed;
 use super::{Namespace, backlog, canonical, handsets, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
-use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey};
-use crate::emulator::state::{Account, State};
+use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey, QueueEntry};
+use crate::emulator::state::{Account, DeviceQueue, State};
 use crate::emulator::{Emulator, handset};
 
 /// Takes a receipt: acks it, empties the queue, passes it on.
@@ -22,7 +23,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     let author = jid_attr(node, "participant").filter(|_| !is_person(&to)).unwrap_or_else(|| to.clone());
     let mut state = session.emulator.state();
     for id in &ids {
-        confirm(&mut state, phone, device, "message", id, &to);
+        confirm(&mut state, (phone, device), id, &to, &Confirmed::Message);
     }
     let receipt = Receipt { node, id: &id, kind: &kind, to: &to, author: &author };
     if is_person(&to) && author.device == 0 && state.account_of(&author).is_some_and(|own| own.phone() == phone) {
@@ -40,7 +41,17 @@ pub(crate) fn take_ack(session: &Session, phone: &str, device: u16, node: &NodeR
     else {
         return;
     };
-    confirm(&mut session.emulator.state(), phone, device, &class, &id, &to);
+    let confirmed =
+        if class == "message" { Confirmed::Message } else { Confirmed::Stanza { class: &class, ack: node } };
+    confirm(&mut session.emulator.state(), (phone, device), &id, &to, &confirmed);
+}
+
+/// What a device confirms.
+enum Confirmed<'a> {
+    /// Every copy of a message.
+    Message,
+    /// One stanza of another class, by its ack.
+    Stanza { class: &'a str, ack: &'a NodeRef<'a> },
 }
 
 struct Receipt<'a> {
@@ -71,15 +82,17 @@ fn ack(node: &NodeRef<'_>, id: &str, to: &Jid, at: i64) -> Node {
     ack.build()
 }
 
-/// Drops what a device confirmed from its queue: every copy of a message, the oldest otherwise.
-fn confirm(state: &mut State, phone: &str, device: u16, class: &str, id: &str, to: &Jid) {
+/// Drops what a device confirmed from its queue: every copy of a message, one stanza otherwise.
+fn confirm(state: &mut State, (phone, device): (&str, u16), id: &str, to: &Jid, confirmed: &Confirmed<'_>) {
     let from = canonical(state, to);
     let Some(account) = state.accounts.get(phone) else { return };
     let Some(known) = account.devices.get(&device) else { return };
-    let mut sequences = known.queue.find(class, id, &from);
-    if class != "message" {
-        sequences.truncate(1);
-    }
+    let sequences = match confirmed {
+        Confirmed::Message => known.queue.find("message", id, &from),
+        Confirmed::Stanza { class, ack } => {
+            answered(&known.queue, known.queue.find(class, id, &from), ack).into_iter().collect()
+        }
+    };
     if sequences.is_empty() {
         return;
     }
@@ -87,6 +100,26 @@ fn confirm(state: &mut State, phone: &str, device: u16, class: &str, id: &str, t
     // Not written means kept: the device gets it again.
     let _ = state.commit(Change::Confirmed(record));
     backlog::confirmed(state, phone, device);
+}
+
+/// The one of these stanzas that an ack means. In a group everybody's receipts for a message come from the same address
+/// under the same id; an ack repeats their kind and participant, and it is not sent in the order in which they came: a
+/// client that is asked for a message again acks that when the message is on its way.
+fn answered(queue: &DeviceQueue, sequences: Vec<u64>, ack: &NodeRef<'_>) -> Option<u64> {
+    if let [_, _, ..] = sequences[..] {
+        let meant = sequences.iter().find(|sequence| queue.get(**sequence).is_some_and(|entry| repeats(ack, entry)));
+        if meant.is_some() {
+            return meant.copied();
+        }
+    }
+    // Clients that name neither mean the oldest.
+    sequences.first().copied()
+}
+
+fn repeats(ack: &NodeRef<'_>, entry: &QueueEntry) -> bool {
+    let Some(Ok(stanza)) = entry.stanza.get(1..).map(unmarshal_ref) else { return false };
+    text_attr(ack, "type") == text_attr(&stanza, "type")
+        && jid_attr(ack, "participant") == jid_attr(&stanza, "participant")
 }
 
 /// A device tells its own handset what became of what it had from it.
@@ -211,4 +244,59 @@ fn handset_receipt(reader: &Account, handed: &Handed<'_>, bare: bool) -> Node {
     }
     let (name, other) = alternative("participant", namespace, reader, 0);
     stanza.attr(name, other).build()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::emulator::session::trial::{ANI, Trial, sessions};
+
+    const GROUP: &str = "120363000000000001";
+
+    fn receipt(participant: &str, kind: Option<&str>) -> Node {
+        named(NodeBuilder::new("receipt").attr("from", Jid::group(GROUP)), Some(participant), kind)
+    }
+
+    fn ack(participant: Option<&str>, kind: Option<&str>) -> Node {
+        named(NodeBuilder::new("ack").attr("class", "receipt").attr("to", Jid::group(GROUP)), participant, kind)
+    }
+
+    fn named(stanza: NodeBuilder, participant: Option<&str>, kind: Option<&str>) -> Node {
+        let mut node = stanza.attr("id", "A").build();
+        if let Some(participant) = participant {
+            node.attrs.insert("participant", Jid::pn(participant));
+        }
+        if let Some(kind) = kind {
+            node.attrs.insert("type", kind);
+        }
+        node
+    }
+
+    /// Participants and kinds of the receipts that Ani's device has not confirmed.
+    fn kept(trial: &Trial) -> Vec<(String, Option<String>)> {
+        let state = trial.emulator.state();
+        let queue = state.device(ANI, 1).unwrap().queue.iter();
+        let stanzas = queue.map(|entry| unmarshal_ref(&entry.stanza[1..]).unwrap().to_owned());
+        let text = |node: &Node, name: &str| node.attrs.get(name).map(|value| value.as_str().into_owned());
+        let phone = |node: &Node| text(node, "participant").unwrap().trim_end_matches("@s.whatsapp.net").to_owned();
+        stanzas.map(|node| (phone(&node), text(&node, "type"))).collect()
+    }
+
+    #[tokio::test]
+    async fn an_ack_means_the_receipt_of_its_participant_and_kind() {
+        let trial = sessions().await;
+        let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+        for (who, kind) in [("621", Some("retry")), ("622", None), ("622", Some("read")), ("623", None)] {
+            queue_for(&mut trial.emulator.state(), vec![key.clone()], "receipt", &receipt(who, kind)).unwrap();
+        }
+        trial.sessions[0].hand(&ack(Some("622"), Some("read")));
+        trial.sessions[0].hand(&ack(Some("623"), None));
+        let first = ("621".to_owned(), Some("retry".to_owned()));
+        assert_eq!(kept(&trial), [first.clone(), ("622".to_owned(), None)]);
+        trial.sessions[0].hand(&ack(Some("622"), None));
+        assert_eq!(kept(&trial), [first]);
+        trial.sessions[0].hand(&ack(None, None));
+        assert!(kept(&trial).is_empty(), "who names nobody means the oldest");
+    }
 }

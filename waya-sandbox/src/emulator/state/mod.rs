@@ -27,6 +27,7 @@ pub(crate) use group::Group;
 use journal::Journal;
 use letters::Letters;
 pub(crate) use newsletter::Newsletter;
+pub(crate) use queue::DeviceQueue;
 use record::{Change, DeviceKey, QueueEntry, Record};
 
 use super::clock::Clock;

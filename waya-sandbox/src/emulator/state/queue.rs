@@ -26,6 +26,10 @@ impl DeviceQueue {
         self.by_key.get(&(class.to_owned(), id.to_owned(), from.to_owned())).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn get(&self, sequence: u64) -> Option<&QueueEntry> {
+        self.entries.get(&sequence)
+    }
+
     pub(crate) fn remove(&mut self, sequence: u64) {
         let Some(entry) = self.entries.remove(&sequence) else { return };
         let key = confirmation_key(&entry);
