@@ -50,8 +50,9 @@ say "lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
 say "what the fuzz targets drive"
-# Built as cargo-fuzz builds it, without the fuzzer: that takes a nightly compiler and a C++ one.
-cargo rustc --locked -p waya-sandbox --lib --profile check -- --cfg fuzzing
+# As cargo-fuzz builds it, without the fuzzer: that takes a nightly compiler and a C++ one. Nothing but our own crates is
+# compiled for it: the rest is there from the lints.
+cargo clippy --locked --workspace --lib -- --cfg fuzzing -D warnings
 for target in waya-sandbox/fuzz/fuzz_targets/*.rs; do
   name=$(basename "$target" .rs)
   if ! grep -q "^pub fn $name(bytes: &\[u8\])\|^pub fn $name(mut bytes: &\[u8\])" waya-sandbox/src/emulator/fuzzing.rs \
@@ -68,7 +69,7 @@ say "tests"
 cargo build --locked --workspace --bins
 cargo test --locked --workspace
 # Once more as before WhatsApp's move to LIDs, whatever clients do with the emulator.
-WAYA_TEST_PN_ONLY=1 cargo test --locked -p waya-sandbox --test 'emulator_*'
-WAYA_TEST_PN_ONLY=1 cargo test --locked -p waya-tests --test session
+# For the whole workspace, so that the same binaries run again.
+WAYA_TEST_PN_ONLY=1 cargo test --locked --workspace --test 'emulator_*' --test session
 # Above, the sandbox's feature reached the daemon too; here it is the daemon that people run.
 cargo test --locked -p waya-daemon --lib

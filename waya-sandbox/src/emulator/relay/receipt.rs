@@ -90,7 +90,7 @@ fn confirm(state: &mut State, (phone, device): (&str, u16), id: &str, to: &Jid, 
     let sequences = match confirmed {
         Confirmed::Message => known.queue.find("message", id, &from),
         Confirmed::Stanza { class, ack } => {
-            answered(&known.queue, known.queue.find(class, id, &from), ack).into_iter().collect()
+            answered(&known.queue, &known.queue.find(class, id, &from), ack).into_iter().collect()
         }
     };
     if sequences.is_empty() {
@@ -105,8 +105,8 @@ fn confirm(state: &mut State, (phone, device): (&str, u16), id: &str, to: &Jid, 
 /// The one of these stanzas that an ack means. In a group everybody's receipts for a message come from the same address
 /// under the same id; an ack repeats their kind and participant, and it is not sent in the order in which they came: a
 /// client that is asked for a message again acks that when the message is on its way.
-fn answered(queue: &DeviceQueue, sequences: Vec<u64>, ack: &NodeRef<'_>) -> Option<u64> {
-    if let [_, _, ..] = sequences[..] {
+fn answered(queue: &DeviceQueue, sequences: &[u64], ack: &NodeRef<'_>) -> Option<u64> {
+    if sequences.len() > 1 {
         let meant = sequences.iter().find(|sequence| queue.get(**sequence).is_some_and(|entry| repeats(ack, entry)));
         if meant.is_some() {
             return meant.copied();

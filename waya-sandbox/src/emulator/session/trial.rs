@@ -1,8 +1,8 @@
 //! Sessions without anybody at the other end, for what tries the server out.
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use whatsapp_rust::wacore_binary::Node;
-use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
+#[cfg(test)]
+use whatsapp_rust::wacore_binary::{Node, marshal, marshal::unmarshal_ref};
 
 use super::{Client, Session};
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
@@ -56,7 +56,7 @@ impl Trial {
 impl Session {
     /// Hands over a stanza as it comes from the wire.
     pub(crate) fn hand(&self, node: &Node) {
-        let bytes = whatsapp_rust::wacore_binary::marshal(node).unwrap();
+        let bytes = marshal(node).unwrap();
         self.handle(&unmarshal_ref(&bytes[1..]).unwrap());
     }
 }
