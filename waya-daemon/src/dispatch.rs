@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
-use crate::model::{EventBody, Incoming, LinkState, Timestamp};
+use crate::model::{ChatId, EventBody, Incoming, LinkState, Member, Timestamp};
 use crate::queue::Queue;
 use crate::session::{History, Inbox, Person, WaEvent};
 use crate::settings::Snapshot;
@@ -99,7 +99,10 @@ pub async fn run(
             let Some(event) = event else { break };
             match event {
                 WaEvent::ServerAck { id, refused } => queue.on_server_ack(id, refused),
-                WaEvent::Receipt { ids, kind, at, .. } => queue.on_receipt(ids, kind, at),
+                WaEvent::Receipt { ids, chat, from, from_lid, kind, at } => {
+                    let members = if chat.is_person() { Vec::new() } else { addresses(&from, from_lid) };
+                    queue.on_receipt(ids, &members, kind, at);
+                }
                 WaEvent::Person(person) => {
                     pair(&queue, &person);
                     note(Note::Person(contact(person)));
@@ -118,6 +121,12 @@ pub async fn run(
         }
     };
     tokio::join!(pass_on, write_down(noted, &store, &pairs));
+}
+
+/// A group's member, as they may be known.
+fn addresses(from: &ChatId, lid: Option<String>) -> Vec<Member> {
+    let lid = lid.map(|digits| ChatId::lid(&digits));
+    [Some(from), lid.as_ref()].into_iter().flatten().filter_map(Member::of).collect()
 }
 
 /// Tells the queue of both addresses of a person, before the store learns them.

@@ -95,6 +95,10 @@ pub fn show(message: &Message, output: &mut Output) -> io::Result<()> {
     pairs.push(("text", (&message.message).into()));
     pairs.push(("status", Cell::coloured(json::status(message.status), colour(message.status()))));
     pairs.push(("ack", json::ack(message.ack).into()));
+    if let Some(seen) = &message.receipts {
+        let counts = format!("of {} members {} have it, {} read it", seen.members, seen.delivered, seen.read);
+        pairs.push(("receipts", counts.into()));
+    }
     if let Some(error) = &message.error {
         pairs.push(("error", Cell::coloured(error, Colour::Red)));
     }
@@ -156,8 +160,16 @@ pub fn line(message: &Message) -> String {
         .error
         .as_deref()
         .or_else(|| message.hold.as_ref().map(|hold| hold.reason.as_str()))
-        .map_or_else(String::new, |why| format!(" ({})", printable(why)));
+        .map_or_else(|| counts(message), |why| format!(" ({})", printable(why)));
     format!("{}  {}  {}{why}", message.id, printable(&message.number), far(message))
+}
+
+/// How many of a group's members have one that left.
+fn counts(message: &Message) -> String {
+    let seen = message.receipts.as_ref().filter(|_| message.status() == Status::Sent);
+    seen.map_or_else(String::new, |seen| {
+        format!(" (delivered {0}/{2}, read {1}/{2})", seen.delivered, seen.read, seen.members)
+    })
 }
 
 /// As much of a text as a table bears.
@@ -173,7 +185,7 @@ fn beginning(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::output::testing;
-    use waya_proto::v1::Hold;
+    use waya_proto::v1::{Hold, Receipts};
 
     fn message(status: Status, ack: Ack) -> Message {
         Message {
@@ -249,5 +261,13 @@ mod tests {
             ..message(Status::Pending, Ack::None)
         };
         assert_eq!(line(&held), "0192  6281200000002  pending (paused)");
+        let group = Message {
+            receipts: Some(Receipts { members: 3, delivered: 2, read: 1 }),
+            ..message(Status::Sent, Ack::Server)
+        };
+        assert_eq!(line(&group), "0192  6281200000002  sent (delivered 2/3, read 1/3)");
+        let (mut output, written) = testing::output(false);
+        show(&group, &mut output).unwrap();
+        assert!(written.text().contains("receipts     of 3 members 2 have it, 1 read it"), "{}", written.text());
     }
 }

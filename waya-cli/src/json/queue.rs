@@ -127,6 +127,7 @@ pub struct Message {
     delivered_at: Option<i64>,
     read_at: Option<i64>,
     ack: String,
+    receipts: Option<Receipts>,
     whatsapp_id: String,
     source: String,
     attempts: u32,
@@ -136,9 +137,22 @@ pub struct Message {
 }
 
 #[derive(Debug, Clone, Serialize)]
+struct Receipts {
+    members: u32,
+    delivered: u32,
+    read: u32,
+}
+
+#[derive(Debug, Clone, Serialize)]
 struct Hold {
     reason: String,
     until: Option<i64>,
+}
+
+impl From<v1::Receipts> for Receipts {
+    fn from(seen: v1::Receipts) -> Self {
+        Self { members: seen.members, delivered: seen.delivered, read: seen.read }
+    }
 }
 
 impl From<v1::Message> for Message {
@@ -156,6 +170,7 @@ impl From<v1::Message> for Message {
             delivered_at: message.delivered_at,
             read_at: message.read_at,
             ack: super::ack(message.ack),
+            receipts: message.receipts.map(Receipts::from),
             whatsapp_id: message.whatsapp_id,
             source: message.source,
             attempts: message.attempts,
@@ -285,6 +300,7 @@ mod tests {
           "deliveredAt": null,
           "readAt": null,
           "ack": "none",
+          "receipts": null,
           "whatsappId": "3EB0",
           "source": "cli",
           "attempts": 0,

@@ -4,9 +4,11 @@ use super::keys::ApiKey;
 use super::qr;
 use super::view::{
     AccountView, ApiKeyView, EventBodyView, EventView, HoldView, IncomingView, LinkView, MessageView, OptOutView,
-    PasskeyView, QrView, QueuedByView, RequestView, SessionView, SettingView, StatusChangedView,
+    PasskeyView, QrView, QueuedByView, ReceiptsView, RequestView, SessionView, SettingView, StatusChangedView,
 };
-use crate::model::{ChatKind, Event, EventBody, Incoming, LinkState, Message, PasskeyStep, StatusChanged, Timestamp};
+use crate::model::{
+    ChatKind, Event, EventBody, Incoming, LinkState, Message, PasskeyStep, Receipts, StatusChanged, Timestamp,
+};
 use crate::queue::{Hold, OptOut, Outlook};
 use crate::session::Link;
 use crate::settings::{Origin, Setting};
@@ -28,6 +30,7 @@ impl MessageView {
             delivered_at: message.delivered_at,
             read_at: message.read_at,
             ack: message.ack,
+            receipts: message.receipts.as_ref().map(Into::into),
             whatsapp_id: message.whatsapp_id.0,
             source: message.source,
             attempts: message.attempts,
@@ -37,6 +40,12 @@ impl MessageView {
             messages: Vec::new(),
             total: None,
         }
+    }
+}
+
+impl From<&Receipts> for ReceiptsView {
+    fn from(receipts: &Receipts) -> Self {
+        Self { members: receipts.members, delivered: receipts.delivered(), read: receipts.read() }
     }
 }
 

@@ -53,7 +53,6 @@ impl Api {
         {
             return Ok(file);
         }
-        let problem = |problem| ApiError::InvalidMedia { field: "media".to_owned(), problem };
         let limit = self.0.media.limits().download;
         let writer = self.0.media.writer_up_to(limit).map_err(problem)?;
         let into = writer.handle().map_err(|error| problem(error.into()))?;
@@ -61,7 +60,6 @@ impl Api {
             SendError::Offline => ApiError::Session(crate::session::SessionError::Offline),
             SendError::Transient(reason) | SendError::Permanent(reason) => ApiError::MediaGone(reason),
         })?;
-        let stored = writer.reread_finish().await.map_err(problem)?;
         Ok(MediaFile { path: self.0.media.path(stored.hash), size: stored.size, mimetype, filename: told.filename })
     }
 }

@@ -18,7 +18,7 @@ use crate::deliver::{self, Deliver, HttpPoster, Patience};
 use crate::media::{Limits, Media};
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, Notice,
-    OfflineReason, Status, Timestamp, Webhook, WebhookId, WhatsAppId,
+    OfflineReason, Roster, Status, Timestamp, Webhook, WebhookId, WhatsAppId,
 };
 use crate::net::{Fetcher, Policy};
 use crate::queue::{self, Queue};
@@ -43,6 +43,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Rows {
     messages: Vec<Message>,
+    rosters: HashMap<MessageId, Roster>,
     idempotency: Vec<(Idempotency, Vec<Placed>)>,
     events: Vec<Event>,
     contacts: Vec<Contact>,
@@ -127,11 +128,19 @@ impl Outbox for Memory {
         let Some(message) = rows.messages.iter_mut().find(|message| message.id == id) else {
             return Ok(Changed::Unknown);
         };
-        Ok(match message.apply(&change, now) {
+        let changed = match message.apply(&change, now) {
             Ok(true) => Changed::Yes(Box::new(message.clone())),
             Ok(false) => Changed::Already(Box::new(message.clone())),
             Err(refusal) => Changed::Refused(refusal),
-        })
+        };
+        if let (Changed::Yes(_), Change::Addressed { members }) = (&changed, change) {
+            rows.rosters.insert(id, members);
+        }
+        Ok(changed)
+    }
+
+    async fn roster(&self, id: MessageId) -> Result<Option<Roster>, StoreError> {
+        Ok(self.rows()?.rosters.get(&id).cloned())
     }
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {

@@ -125,8 +125,10 @@ pub struct MessageView {
     pub delivered_at: Option<Timestamp>,
     /// When it was read.
     pub read_at: Option<Timestamp>,
-    /// How far it got on the other side.
+    /// How far it got on the other side; in a group with all of its members.
     pub ack: Ack,
+    /// In a group: how many of how many have it; none in private chats, and where nobody counted.
+    pub receipts: Option<ReceiptsView>,
     /// The id WhatsApp knows it by.
     pub whatsapp_id: String,
     /// Which door it came through.
@@ -145,6 +147,17 @@ pub struct MessageView {
     /// How many share the reference, when several do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
+}
+
+/// How many of a group's members have a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ReceiptsView {
+    /// How many were in the group as it left, the own account left out.
+    pub members: u32,
+    /// How many of them have it.
+    pub delivered: u32,
+    /// How many of them have read it.
+    pub read: u32,
 }
 
 /// Why a pending message waits.

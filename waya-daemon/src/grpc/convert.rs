@@ -177,6 +177,11 @@ impl From<MessageView> for v1::Message {
             hold: message.hold.map(|hold| v1::Hold { reason: hold.reason.to_owned(), until: maybe_millis(hold.until) }),
             position: message.position,
             estimated_at: maybe_millis(message.estimated_at),
+            receipts: message.receipts.map(|seen| v1::Receipts {
+                members: seen.members,
+                delivered: seen.delivered,
+                read: seen.read,
+            }),
         }
     }
 }

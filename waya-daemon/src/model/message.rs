@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ChatId, Content, Timestamp};
+use super::{ChatId, Content, Receipts, Timestamp};
 
 /// The longest text WhatsApp takes, in characters.
 pub const MAX_TEXT_CHARS: usize = 65_536;
@@ -127,7 +127,7 @@ impl Status {
     }
 }
 
-/// How far a message got on the other side; it only grows.
+/// How far a message got on the other side; it only grows. In a group: with all of its members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ack {
@@ -225,6 +225,8 @@ pub struct Message {
     pub read_at: Option<Timestamp>,
     /// When it became sent, failed or cancelled.
     pub finished_at: Option<Timestamp>,
+    /// In a group whose members were known as it left: what they have said of it.
+    pub receipts: Option<Receipts>,
 }
 
 impl From<NewMessage> for Message {
@@ -250,6 +252,7 @@ impl From<NewMessage> for Message {
             delivered_at: None,
             read_at: None,
             finished_at: None,
+            receipts: None,
         }
     }
 }

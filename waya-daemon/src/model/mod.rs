@@ -10,6 +10,7 @@ mod listed;
 mod message;
 mod nack;
 mod name;
+mod receipts;
 mod recipient;
 mod timestamp;
 mod transition;
@@ -34,6 +35,7 @@ pub use message::{
 };
 pub use nack::{NackReason, Verdict};
 pub use name::{MAX_NAME_CHARS, PushName, clean_name};
+pub use receipts::{MAX_MEMBERS, Marks, Member, Receipts, Roster};
 pub use recipient::{InvalidRecipient, Recipient};
 pub use timestamp::Timestamp;
 pub use transition::{Change, ReceiptKind, Refusal};

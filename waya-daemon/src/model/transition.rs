@@ -9,7 +9,7 @@
 //! pending ─failed→ failed (not on WhatsApp, too old)
 //! ```
 
-use super::{Ack, Message, Status, Timestamp};
+use super::{Ack, Message, Receipts, Roster, Status, Timestamp};
 
 /// A receipt that says something of the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +22,27 @@ pub enum ReceiptKind {
     Played,
 }
 
+impl ReceiptKind {
+    /// How far a message got that one person was to get.
+    const fn ack(self) -> Ack {
+        match self {
+            Self::Delivered => Ack::Device,
+            Self::Read => Ack::Read,
+            Self::Played => Ack::Played,
+        }
+    }
+}
+
 /// Something that happened to a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The worker takes it; spends an attempt.
     Claim,
+    /// These were in the group as it left, the first time.
+    Addressed {
+        /// Everybody but the own account.
+        members: Roster,
+    },
     /// Back to pending as if never taken: the daemon restarts, stops, or lost the link before handing over.
     PutBack,
     /// The attempt did not succeed; try again at `at`.
@@ -61,6 +77,15 @@ pub enum Change {
         /// When, by the other side's word.
         at: Timestamp,
     },
+    /// A receipt of one of a group's members came.
+    MemberReceipt {
+        /// What it says.
+        kind: ReceiptKind,
+        /// When, by the other side's word.
+        at: Timestamp,
+        /// Which of those in [`Change::Addressed`].
+        member: usize,
+    },
 }
 
 /// The change does not fit where the message stands.
@@ -84,6 +109,13 @@ impl Message {
                 self.attempts += 1;
                 self.claimed = true;
                 self.retry_at = None;
+            }
+            (Change::Addressed { members }, Status::Sending) => {
+                // A resend keeps what was said after the first one.
+                if self.receipts.is_some() {
+                    return Ok(false);
+                }
+                self.receipts = Some(Receipts::new(members.len()));
             }
             (Change::PutBack, Status::Sending) => {
                 self.status = Status::Pending;
@@ -124,7 +156,10 @@ impl Message {
                 self.finished_at = None;
             }
             (Change::Receipt { kind, at }, _) => {
-                return Ok(self.receipt(*kind, *at, now));
+                return Ok(self.receipt(*kind, *at, None, now));
+            }
+            (Change::MemberReceipt { kind, at, member }, _) => {
+                return Ok(self.receipt(*kind, *at, Some(*member), now));
             }
             _ => return refused,
         }
@@ -141,24 +176,31 @@ impl Message {
         self.error = None;
     }
 
-    /// A receipt may overtake the ack; then it says that too.
-    fn receipt(&mut self, kind: ReceiptKind, at: Timestamp, now: Timestamp) -> bool {
-        let before = (self.status, self.ack, self.delivered_at, self.read_at);
+    /// A receipt may overtake the ack; then it says that too. In a group it says how far the message got only when it
+    /// got there with all of them; somebody who was not among them says no more than that it left.
+    fn receipt(&mut self, kind: ReceiptKind, at: Timestamp, member: Option<usize>, now: Timestamp) -> bool {
+        let before = (self.status, self.ack, self.delivered_at, self.read_at, self.receipts.clone());
         if self.status != Status::Sent {
             self.arrived(now);
         }
-        let ack = match kind {
-            ReceiptKind::Delivered => Ack::Device,
-            ReceiptKind::Read => Ack::Read,
-            ReceiptKind::Played => Ack::Played,
+        let ack = match &mut self.receipts {
+            None => kind.ack(),
+            Some(receipts) => {
+                if let Some(member) = member {
+                    receipts.note(member, kind);
+                }
+                receipts.ack()
+            }
         };
         self.ack = self.ack.max(ack);
         // WhatsApp tells whole seconds, which may lie before the moment its own ack was seen.
         let at = self.sent_at.map_or(at, |sent| at.max(sent));
-        self.delivered_at.get_or_insert(at);
-        if kind != ReceiptKind::Delivered {
+        if self.ack >= Ack::Device {
+            self.delivered_at.get_or_insert(at);
+        }
+        if self.ack >= Ack::Read {
             self.read_at.get_or_insert(at);
         }
-        before != (self.status, self.ack, self.delivered_at, self.read_at)
+        before != (self.status, self.ack, self.delivered_at, self.read_at, self.receipts.clone())
     }
 }

@@ -22,8 +22,12 @@ fn message() -> Message {
 
 fn changes() -> impl Strategy<Value = Change> {
     let receipt = prop_oneof![Just(ReceiptKind::Delivered), Just(ReceiptKind::Read), Just(ReceiptKind::Played)];
+    let member =
+        (receipt.clone(), 1u64..1000, 0usize..4).prop_map(|(kind, at, member)| member_receipt(kind, at, member));
     prop_oneof![
         3 => Just(Change::Claim),
+        1 => (0u8..4).prop_map(addressed),
+        4 => member,
         1 => Just(Change::PutBack),
         1 => Just(Change::Postpone { at: Timestamp::from_millis(500), reason: "busy".to_owned() }),
         1 => (1u64..1000).prop_map(|at| Change::Retry { at: Timestamp::from_millis(at), reason: "later".to_owned() }),
@@ -54,7 +58,7 @@ proptest! {
                 prop_assert!(was.is_none() || was == is);
             }
             // Sent needs WhatsApp's word; WhatsApp's word needs sent.
-            let told = matches!(change, Change::Acked | Change::Receipt { .. });
+            let told = matches!(change, Change::Acked | Change::Receipt { .. } | Change::MemberReceipt { .. });
             prop_assert!(message.status != Status::Sent || before.status == Status::Sent || told);
             prop_assert_eq!(message.status == Status::Sent, message.ack >= Ack::Server);
             prop_assert_eq!(message.status == Status::Sent, message.sent_at.is_some());
@@ -65,6 +69,13 @@ proptest! {
             prop_assert!(message.status != Status::Sent || message.error.is_none());
             prop_assert!(message.retry_at.is_none() || message.status == Status::Pending);
             prop_assert!(message.delivered_at.is_none() || message.delivered_at >= message.sent_at);
+            // In a group it got no further than with everybody.
+            if let Some(receipts) = &message.receipts {
+                let all = |count: u32| receipts.members > 0 && count == receipts.members;
+                prop_assert!(before.receipts.is_none() || message.ack == before.ack.max(receipts.ack()) || !told);
+                prop_assert!(before.ack >= Ack::Device || message.ack < Ack::Device || all(receipts.delivered()));
+                prop_assert!(before.ack >= Ack::Read || message.ack < Ack::Read || all(receipts.read()));
+            }
             // The id WhatsApp knows it by is chosen once.
             prop_assert_eq!(&message.whatsapp_id, &before.whatsapp_id);
         }
@@ -78,6 +89,43 @@ fn after(changes: &[Change]) -> Message {
         assert_eq!(message.apply(change, Timestamp::from_millis(n)), Ok(true), "{change:?} at {n}");
     }
     message
+}
+
+fn addressed(people: u8) -> Change {
+    let people: Vec<ChatId> = (0..people).map(|n| ChatId::phone(&format!("62812000000{n:02}"))).collect();
+    Change::Addressed { members: Roster::new(&people).unwrap() }
+}
+
+fn member_receipt(kind: ReceiptKind, at: u64, member: usize) -> Change {
+    Change::MemberReceipt { kind, at: Timestamp::from_millis(at), member }
+}
+
+#[test]
+fn in_a_group_the_last_member_counts() {
+    use ReceiptKind::{Delivered, Read};
+    let mut message = after(&[Change::Claim, addressed(2), Change::Acked, member_receipt(Read, 100, 0)]);
+    let counts =
+        |message: &Message| message.receipts.as_ref().map(|seen| (seen.members, seen.delivered(), seen.read()));
+    assert_eq!((message.ack, message.delivered_at, counts(&message)), (Ack::Server, None, Some((2, 1, 1))));
+    for (again, changes) in [(member_receipt(Delivered, 101, 0), false), (member_receipt(Read, 102, 7), false)] {
+        assert_eq!(message.apply(&again, Timestamp::from_millis(200)), Ok(changes), "{again:?}");
+    }
+    // Somebody who was not in the group as it left says nothing of those who were.
+    assert_eq!(message.apply(&receipt(Read), Timestamp::from_millis(200)), Ok(false));
+    message.apply(&member_receipt(Delivered, 300, 1), Timestamp::from_millis(301)).unwrap();
+    assert_eq!((message.ack, message.delivered_at), (Ack::Device, Some(Timestamp::from_millis(300))));
+    assert_eq!(message.read_at, None);
+    message.apply(&member_receipt(Read, 400, 1), Timestamp::from_millis(401)).unwrap();
+    assert_eq!((message.ack, message.read_at), (Ack::Read, Some(Timestamp::from_millis(400))));
+    assert_eq!(counts(&message), Some((2, 2, 2)));
+}
+
+#[test]
+fn a_resend_keeps_what_members_said() {
+    let retry = Change::Retry { at: Timestamp::from_millis(50), reason: "no answer".to_owned() };
+    let mut message = after(&[Change::Claim, addressed(2), retry, Change::Claim]);
+    assert_eq!(message.apply(&addressed(3), Timestamp::from_millis(60)), Ok(false));
+    assert_eq!(message.receipts.map(|seen| seen.members), Some(2));
 }
 
 fn receipt(kind: ReceiptKind) -> Change {

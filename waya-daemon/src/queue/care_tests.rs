@@ -162,7 +162,7 @@ async fn only_one_is_tried_at_a_time_and_a_trial_that_says_nothing_is_followed_b
     assert_eq!(world.went_to().len(), 4, "the other one waits for what becomes of this one");
     // A receipt says it as well as an ack.
     let tried = world.whatsapp.sent()[3].whatsapp_id.clone();
-    world.queue.on_receipt(vec![tried], ReceiptKind::Delivered, world.clock.now());
+    world.queue.on_receipt(vec![tried], &[], ReceiptKind::Delivered, world.clock.now());
     world.answer(5, None).await;
     for id in ids {
         world.until_sent(id).await;

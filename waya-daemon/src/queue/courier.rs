@@ -16,7 +16,7 @@ use super::luggage;
 use super::policy::Attempt;
 use super::worker::Input;
 use crate::media::Media;
-use crate::model::{Change, Message, MessageId, Status};
+use crate::model::{Change, ChatKind, Message, MessageId, Roster, Status};
 use crate::session::{SendError, WhatsApp};
 use crate::store::{Changed, Contact};
 
@@ -70,9 +70,24 @@ impl Courier {
     async fn deliver(&self, message: Message, ask_again: bool) -> Result<(), Attempt> {
         self.care.allows(&self.ledger, &message).await?;
         within_patience(self.check_number(&message, ask_again)).await?;
+        self.address(&message).await;
         let outgoing = luggage::pack(&self.media, &*self.session, &message).await?;
         self.care.counted(&self.ledger, &message).await;
         within_patience(async { self.session.send(outgoing).await.map_err(attempt) }).await
+    }
+
+    /// Before a message to a group leaves: who gets it, so that their receipts can be counted. Where that cannot be
+    /// found out it leaves all the same, and the first receipt counts for all.
+    async fn address(&self, message: &Message) {
+        if message.chat.kind() != ChatKind::Group || message.receipts.is_some() {
+            return;
+        }
+        let asking = AssertUnwindSafe(self.session.members(&message.chat)).catch_unwind();
+        let Ok(Ok(Some(people))) = tokio::time::timeout(HAND_OVER_AT_MOST, asking).await else { return };
+        if let Some(members) = Roster::new(&people) {
+            let addressed = Change::Addressed { members };
+            self.ledger.change(message.id, addressed, self.ledger.clock.now()).await;
+        }
     }
 
     /// Before the first message to a number in a day: whether it is on WhatsApp at all.

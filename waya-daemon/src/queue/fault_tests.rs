@@ -12,7 +12,7 @@ use super::testing::{Call, Deed, Fault, Shaky, Wild, World, draft, offline, quic
 use super::{Accepted, Draft};
 use crate::bus::BusEvent;
 use crate::clock::Clock as _;
-use crate::model::{Ack, Change, Lane, LinkState, NackReason, ReceiptKind, Status};
+use crate::model::{Ack, Change, ChatId, Lane, LinkState, Member, Message, NackReason, ReceiptKind, Status};
 use crate::session::fake::SendStep;
 use crate::session::{Outgoing, SendError, WhatsApp};
 use crate::settings::Snapshot;
@@ -318,10 +318,11 @@ async fn receipts_only_lead_forward_and_the_bus_never_goes_back() {
     let at = world.clock.now();
     world.queue.on_receipt(
         vec![whatsapp_id.clone(), crate::model::WhatsAppId("3EB0".to_owned())],
+        &[],
         ReceiptKind::Read,
         at,
     );
-    world.queue.on_receipt(vec![whatsapp_id.clone()], ReceiptKind::Delivered, at);
+    world.queue.on_receipt(vec![whatsapp_id.clone()], &[], ReceiptKind::Delivered, at);
     world.queue.on_server_ack(whatsapp_id, None);
     world.until(id, |message| message.ack == Ack::Read).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -330,6 +331,46 @@ async fn receipts_only_lead_forward_and_the_bus_never_goes_back() {
         seen.push((message.status, message.ack));
     }
     assert_eq!(seen, [(Status::Pending, Ack::None), (Status::Sending, Ack::None), (Status::Sent, Ack::Read)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_message_counts_its_members_whatever_their_address() {
+    let world = World::new(quick()).await;
+    let (budi, siti) = (ChatId::phone("6281200000002"), ChatId::lid("123456789012345"));
+    world.whatsapp.set_members(vec![budi.clone(), siti.clone()]);
+    let group = ChatId::group("120363");
+    let id = world.accept_draft(Draft { chat: group, ..draft(1, Lane::Normal) }).await;
+    let whatsapp_id = world.sent(1).await[0].whatsapp_id.clone();
+    world.ack(id).await;
+    let member = |chat: &ChatId| Member::of(chat).unwrap();
+    let says =
+        |from: Vec<Member>, kind| world.queue.on_receipt(vec![whatsapp_id.clone()], &from, kind, world.clock.now());
+    // Two devices of one person, by both addresses; and somebody who came later.
+    says(vec![member(&budi)], ReceiptKind::Delivered);
+    says(vec![member(&ChatId::lid("999")), member(&budi)], ReceiptKind::Delivered);
+    says(vec![member(&ChatId::phone("6281299999999"))], ReceiptKind::Read);
+    let seen = |message: &Message| message.receipts.as_ref().map(|seen| (seen.members, seen.delivered(), seen.read()));
+    world.until(id, |message| seen(message) == Some((2, 1, 0))).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((world.message(id).await.ack, seen(&world.message(id).await)), (Ack::Server, Some((2, 1, 0))));
+    // Her phone was learnt since.
+    says(vec![member(&ChatId::phone("6281200000003")), member(&siti)], ReceiptKind::Read);
+    let delivered = world.until(id, |message| message.ack == Ack::Device).await;
+    assert_eq!(seen(&delivered), Some((2, 2, 1)));
+    says(vec![member(&budi)], ReceiptKind::Read);
+    world.until(id, |message| message.ack == Ack::Read && message.read_at.is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_whose_members_are_not_known_gets_its_message_all_the_same() {
+    let world = World::new(quick()).await;
+    let id = world.accept_draft(Draft { chat: ChatId::group("120363"), ..draft(1, Lane::Normal) }).await;
+    world.sent(1).await;
+    world.ack(id).await;
+    let sent = world.message(id).await;
+    let from = vec![Member::of(&ChatId::phone("6281200000002")).unwrap()];
+    world.queue.on_receipt(vec![sent.whatsapp_id], &from, ReceiptKind::Read, world.clock.now());
+    assert_eq!(world.until(id, |message| message.ack == Ack::Read).await.receipts, None);
 }
 
 #[tokio::test(start_paused = true)]

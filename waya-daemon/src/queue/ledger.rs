@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
-use crate::model::{Change, Message, MessageId, Timestamp, WhatsAppId};
+use crate::model::{Change, Message, MessageId, Roster, Timestamp, WhatsAppId};
 use crate::store::{ByPhone, Changed, OpenMessage, Store, StoreError};
 
 /// A cheap handle to rows, clock and bus.
@@ -45,6 +45,17 @@ impl Ledger {
         loop {
             match self.store.outbox.message(id).await {
                 Ok(message) => break self.works(message),
+                Err(StoreError::Damaged(_)) => break None,
+                Err(error) => self.wait(&error).await,
+            }
+        }
+    }
+
+    /// Who was in the group as a message to it left.
+    pub(super) async fn roster(&self, id: MessageId) -> Option<Roster> {
+        loop {
+            match self.store.outbox.roster(id).await {
+                Ok(roster) => break self.works(roster),
                 Err(StoreError::Damaged(_)) => break None,
                 Err(error) => self.wait(&error).await,
             }

@@ -52,7 +52,8 @@ use crate::bus::{Bus, BusEvent};
 use crate::clock::Clock;
 use crate::media::Media;
 use crate::model::{
-    Change, ChatId, Content, Lane, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp, WhatsAppId,
+    Change, ChatId, Content, Lane, Member, MessageId, NackReason, NewMessage, ReceiptKind, Source, Timestamp,
+    WhatsAppId,
 };
 use crate::session::WhatsApp;
 use crate::settings::Snapshot;
@@ -417,10 +418,10 @@ impl Queue {
         self.tell(Input::ServerAck(id, refused));
     }
 
-    /// A receipt came for these messages.
-    pub fn on_receipt(&self, ids: Vec<WhatsAppId>, kind: ReceiptKind, at: Timestamp) {
+    /// A receipt came for these messages. `from` is for groups: the member whose it is, by every address known.
+    pub fn on_receipt(&self, ids: Vec<WhatsAppId>, from: &[Member], kind: ReceiptKind, at: Timestamp) {
         for id in ids {
-            self.tell(Input::Receipt(id, kind, at));
+            self.tell(Input::Receipt(id, from.to_vec(), kind, at));
         }
     }
 

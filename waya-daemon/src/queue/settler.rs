@@ -7,7 +7,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::ledger::Ledger;
 use super::worker::Input;
-use crate::model::{Change, MessageId, Status, Timestamp, WhatsAppId};
+use crate::model::{Change, Member, MessageId, Status, Timestamp, WhatsAppId};
 use crate::store::Changed;
 
 /// So many changes are under way at once.
@@ -26,6 +26,8 @@ pub(super) enum Target {
 #[derive(Debug)]
 pub(super) struct Settle {
     pub(super) target: Target,
+    /// The member of a group on whose word; by every address known.
+    pub(super) from: Vec<Member>,
     pub(super) change: Change,
     /// When it was decided.
     pub(super) at: Timestamp,
@@ -54,7 +56,7 @@ pub(super) async fn run(ledger: Ledger, asked: mpsc::UnboundedReceiver<Settle>, 
 }
 
 async fn settle(ledger: &Ledger, asked: Settle) -> Option<(Settled, Changed)> {
-    let Settle { target, change, at } = asked;
+    let Settle { target, from, change, at } = asked;
     let id = match target {
         Target::Row(id) => id,
         // Ids of other devices of this account, and of messages pruned long ago, are nobody's here.
@@ -64,11 +66,24 @@ async fn settle(ledger: &Ledger, asked: Settle) -> Option<(Settled, Changed)> {
         Change::Retry { at, .. } | Change::Postpone { at, .. } => Some(*at),
         _ => None,
     };
-    let changed = ledger.change(id, change, at).await;
+    let changed = ledger.change(id, of_member(ledger, id, &from, change).await, at).await;
     let status = match &changed {
         Changed::Yes(message) | Changed::Already(message) => Some(message.status),
         Changed::Refused(refusal) => Some(refusal.status),
         Changed::Unknown => None,
     };
     Some((Settled { id, status, retry_at }, changed))
+}
+
+/// A receipt with which of those who were in the group as the message left it is of.
+async fn of_member(ledger: &Ledger, id: MessageId, from: &[Member], change: Change) -> Change {
+    let Change::Receipt { kind, at } = change else { return change };
+    if from.is_empty() {
+        return change;
+    }
+    let roster = ledger.roster(id).await;
+    match roster.and_then(|roster| roster.position(from)) {
+        Some(member) => Change::MemberReceipt { kind, at, member },
+        None => change,
+    }
 }

@@ -291,6 +291,10 @@ impl WhatsApp for Wild {
         None
     }
 
+    async fn members(&self, _group: &ChatId) -> Option<Vec<ChatId>> {
+        None
+    }
+
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
         let unclear = self.unclear.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         Ok(if unclear.is_ok() { Vec::new() } else { vec![true; phones.len()] })
@@ -400,6 +404,10 @@ impl Outbox for Shaky {
 
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError> {
         self.call(Call::Change(id, change.clone()), self.inner.change(id, change, now)).await
+    }
+
+    async fn roster(&self, id: MessageId) -> Result<Option<crate::model::Roster>, StoreError> {
+        self.call(Call::Other, self.inner.roster(id)).await
     }
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {

@@ -31,7 +31,7 @@ use super::settler::{self, Settle, Settled};
 use super::state::State;
 use super::trouble::Trouble;
 use crate::media::Media;
-use crate::model::{Change, ChatId, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
+use crate::model::{Change, ChatId, Lane, Member, MessageId, NackReason, ReceiptKind, Status, Timestamp, WhatsAppId};
 use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::OpenMessage;
@@ -93,8 +93,8 @@ pub(super) enum Input {
     Linked(String, Timestamp),
     /// The account is gone.
     AccountGone,
-    /// A device's word.
-    Receipt(WhatsAppId, ReceiptKind, Timestamp),
+    /// A device's word; in a group with whose device it is, by every address known.
+    Receipt(WhatsAppId, Vec<Member>, ReceiptKind, Timestamp),
     /// Where a row stands after a change.
     Settled(Settled),
     /// This LID and this phone are one person.
@@ -263,7 +263,7 @@ impl Worker {
             }
             Input::HandedOver(id) => self.handed_over(id),
             Input::NotHandedOver(id, attempt) => self.not_handed_over(id, &attempt),
-            Input::ServerAck(whatsapp_id, None) => self.heard_of(whatsapp_id, Change::Acked),
+            Input::ServerAck(whatsapp_id, None) => self.heard_of(whatsapp_id, Vec::new(), Change::Acked),
             Input::ServerAck(whatsapp_id, Some(reason)) => self.refused(&whatsapp_id, reason),
             Input::LockedOut(id, wrote) => self.kept_or_tried(id, wrote),
             Input::LockedUntil(until) => self.locked_until(until),
@@ -272,7 +272,9 @@ impl Worker {
             Input::GiveUp(chat, reason) => self.give_up(&chat, reason),
             Input::Linked(phone, since) => self.linked(&phone, since),
             Input::AccountGone => self.account_gone(),
-            Input::Receipt(whatsapp_id, kind, at) => self.heard_of(whatsapp_id, Change::Receipt { kind, at }),
+            Input::Receipt(whatsapp_id, from, kind, at) => {
+                self.heard_of(whatsapp_id, from, Change::Receipt { kind, at });
+            }
             Input::Settled(settled) => self.settled(settled),
             Input::Pair(lid, phone) => self.state.pair(&lid, &phone, self.now()),
         }

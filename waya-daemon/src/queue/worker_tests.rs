@@ -129,7 +129,7 @@ async fn without_an_ack_it_goes_again_under_its_id_and_is_told_in_the_end() {
     assert_eq!(sent.len(), 3);
     assert!(sent.iter().all(|sent| sent.whatsapp_id == failed.whatsapp_id));
     assert!(world.whatsapp.probed() >= 3, "a missing ack has the connection prove that it lives");
-    world.queue.on_receipt(vec![failed.whatsapp_id], ReceiptKind::Delivered, world.clock.now());
+    world.queue.on_receipt(vec![failed.whatsapp_id], &[], ReceiptKind::Delivered, world.clock.now());
     let late = world.until(id, |message| message.status == Status::Sent).await;
     assert_eq!((late.ack, late.error), (Ack::Device, None));
 }

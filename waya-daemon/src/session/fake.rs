@@ -46,6 +46,7 @@ struct Script {
     uploads: Vec<Upload>,
     upload_errors: VecDeque<SendError>,
     left_groups: HashSet<ChatId>,
+    members: Option<Vec<ChatId>>,
     refusals: VecDeque<SessionError>,
 }
 
@@ -155,6 +156,11 @@ impl FakeWhatsApp {
         self.script().left_groups.insert(group);
     }
 
+    /// These are in every group, beside this account.
+    pub fn set_members(&self, members: Vec<ChatId>) {
+        self.script().members = Some(members);
+    }
+
     /// Waits until there were `count` hand-overs.
     pub async fn wait_for_sent(&self, count: usize) -> Vec<Outgoing> {
         // The sender lives as long as this.
@@ -216,6 +222,10 @@ impl WhatsApp for FakeWhatsApp {
 
     async fn is_in_group(&self, group: &ChatId) -> Option<bool> {
         self.link.borrow().state.is_connected().then(|| !self.script().left_groups.contains(group))
+    }
+
+    async fn members(&self, _group: &ChatId) -> Option<Vec<ChatId>> {
+        self.script().members.clone().filter(|_| self.link.borrow().state.is_connected())
     }
 
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {

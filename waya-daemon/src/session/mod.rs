@@ -200,6 +200,8 @@ pub enum WaEvent {
         chat: ChatId,
         /// Whose device.
         from: ChatId,
+        /// That person's LID digits, when known.
+        from_lid: Option<String>,
         /// What it says.
         kind: ReceiptKind,
         /// When, by the server's word.
@@ -244,6 +246,9 @@ pub trait WhatsApp: Debug + Send + Sync {
     fn file_of(&self, raw: &[u8]) -> Option<FileTold>;
     /// Whether this account is in a group; `None` when that cannot be found out now.
     async fn is_in_group(&self, group: &ChatId) -> Option<bool>;
+    /// Who is in a group, the own account left out, by phone whenever that is known; `None` when that cannot be found
+    /// out now.
+    async fn members(&self, group: &ChatId) -> Option<Vec<ChatId>>;
     /// Which of these phone numbers are on WhatsApp, in the same order.
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError>;
     /// Until when WhatsApp keeps this account from writing to people who never wrote to it, asked after a

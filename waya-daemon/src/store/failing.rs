@@ -118,6 +118,10 @@ impl Outbox for Failing {
         through!(self, outbox.change(id, change, now))
     }
 
+    async fn roster(&self, id: MessageId) -> Result<Option<crate::model::Roster>, StoreError> {
+        through!(self, outbox.roster(id))
+    }
+
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
         through!(self, outbox.open())
     }

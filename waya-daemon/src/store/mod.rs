@@ -23,7 +23,7 @@ pub use webhooks::Webhooks;
 
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, MediaHash, Message, MessageId, NewMessage,
-    PushName, Refusal, Status, Timestamp, WhatsAppId,
+    PushName, Refusal, Roster, Status, Timestamp, WhatsAppId,
 };
 
 /// The store said no.
@@ -199,6 +199,8 @@ pub trait Outbox: Debug + Send + Sync {
     /// Applies `change` to one row in one transaction, with its event in the journal when status or ack changed
     /// (claims and put-backs are not journalled).
     async fn change(&self, id: MessageId, change: Change, now: Timestamp) -> Result<Changed, StoreError>;
+    /// Who was in the group as a message to it left; `None` where that is not kept.
+    async fn roster(&self, id: MessageId) -> Result<Option<Roster>, StoreError>;
     /// All unfinished rows, oldest first.
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError>;
     /// The files that unfinished rows need.

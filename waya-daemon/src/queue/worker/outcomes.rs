@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{CUT_GRACE, Worker};
-use crate::model::{Change, MessageId, NackReason, Status, WhatsAppId};
+use crate::model::{Change, Member, MessageId, NackReason, Status, WhatsAppId};
 use crate::queue::flights::Stage;
 use crate::queue::policy::{self, Attempt};
 use crate::queue::settler::{Settle, Settled, Target};
@@ -56,15 +56,15 @@ impl Worker {
     }
 
     /// WhatsApp has it: whatever is being done about it, it must not leave again.
-    pub(super) fn heard_of(&mut self, whatsapp_id: WhatsAppId, change: Change) {
+    pub(super) fn heard_of(&mut self, whatsapp_id: WhatsAppId, from: Vec<Member>, change: Change) {
         let Some(id) = self.state.by_whatsapp_id(&whatsapp_id) else {
-            let _ = self.settles.send(Settle { target: Target::Sent(whatsapp_id), change, at: self.now() });
+            let _ = self.settles.send(Settle { target: Target::Sent(whatsapp_id), from, change, at: self.now() });
             return;
         };
         if self.care.trial == Some(id) {
             self.unlock();
         }
-        self.settle(id, change);
+        self.settle_for(id, from, change);
     }
 
     pub(super) fn refused(&mut self, whatsapp_id: &WhatsAppId, reason: NackReason) {
@@ -121,6 +121,11 @@ impl Worker {
 
     /// Has the row changed; until that is done the message is on its way, wherever it was.
     pub(super) fn settle(&mut self, id: MessageId, change: Change) {
+        self.settle_for(id, Vec::new(), change);
+    }
+
+    /// The same, on the word of a group's member.
+    fn settle_for(&mut self, id: MessageId, from: Vec<Member>, change: Change) {
         if self.flights.get(id).is_none() {
             self.state.start(id);
             self.flights.add(id, Stage::Settling, self.connection);
@@ -129,7 +134,7 @@ impl Worker {
         if let Some(flight) = self.flights.get_mut(id) {
             flight.open_changes += 1;
         }
-        let _ = self.settles.send(Settle { target: Target::Row(id), change, at: self.now() });
+        let _ = self.settles.send(Settle { target: Target::Row(id), from, change, at: self.now() });
     }
 
     pub(super) fn settled(&mut self, settled: Settled) {

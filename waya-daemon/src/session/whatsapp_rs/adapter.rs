@@ -195,6 +195,11 @@ impl WhatsApp for Adapter {
         membership::is_in_group(&client, &convert::jid(group)).await
     }
 
+    async fn members(&self, group: &ChatId) -> Option<Vec<ChatId>> {
+        let client = self.connected()?;
+        membership::members(&client, &convert::jid(group)).await
+    }
+
     async fn registered(&self, phones: &[String]) -> Result<Vec<bool>, SendError> {
         let client = self.connected().ok_or(SendError::Offline)?;
         let mut registered = Vec::with_capacity(phones.len());

@@ -9,7 +9,7 @@ use whatsapp_rust::types::presence::ReceiptType;
 use whatsapp_rust::{Client, Jid};
 
 use super::context::Context;
-use super::convert;
+use super::convert::{self, Address};
 use crate::model::{NackReason, ReceiptKind, WhatsAppId};
 use crate::session::WaEvent;
 
@@ -64,10 +64,20 @@ async fn received(context: &Context, client: &Arc<Client>, receipt: &Receipt) {
     context.tell(WaEvent::Receipt {
         ids: receipt.message_ids.iter().cloned().map(WhatsAppId).collect(),
         chat: chat.chat,
+        from_lid: lid(client, &from).await,
         from: from.chat,
         kind,
         at: convert::timestamp(receipt.timestamp.timestamp_millis()),
     });
+}
+
+/// A person's LID: in a group they may be known by it alone.
+async fn lid(client: &Client, person: &Address) -> Option<String> {
+    if person.lid.is_some() {
+        return person.lid.clone();
+    }
+    let entry = client.get_lid_pn_entry(&convert::jid(&person.chat)).await.ok().flatten()?;
+    Some(entry.lid.to_string())
 }
 
 fn is_own(client: &Client, sender: &Jid) -> bool {

@@ -37,7 +37,7 @@ macro_rules! conformance_suite {
                 files_are_in_use_while_their_messages_are_open,
                 another_body_under_the_same_key_is_a_conflict, a_forgotten_key_is_fresh_again,
                 a_large_request_is_repeated_whole, one_at_a_time_of_equal_requests_wins,
-                a_message_goes_all_the_way, what_does_not_fit_is_refused, an_unknown_row_is_said_to_be,
+                a_message_goes_all_the_way, members_are_kept_and_counted, what_does_not_fit_is_refused, an_unknown_row_is_said_to_be,
                 a_failed_one_that_arrived_is_sent, retried_by_hand_it_is_open_again, open_rows_come_oldest_first,
                 whatsapp_ids_are_known_from_the_first_claim_on, references_find_the_newest_first,
                 lists_are_filtered_and_newest_first, any_text_comes_back_byte_for_byte;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{at, chat, enqueued, message, new_id};
 use crate::model::{
-    Ack, Attachment, Body, Change, Content, Lane, Location, MediaHash, MediaKind, Message, MessageId, NewMessage,
-    ReceiptKind, Refusal, Source, Status, WhatsAppId,
+    Ack, Attachment, Body, Change, ChatId, Content, Lane, Location, MediaHash, MediaKind, Message, MessageId,
+    NewMessage, ReceiptKind, Refusal, Roster, Source, Status, WhatsAppId,
 };
-use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, ListFilter, OpenMessage, Placed, Store};
+use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Placed, Store};
 
 fn idempotency(key: u8, body: u8, seconds: u64) -> Idempotency {
     let keep = Duration::from_secs(100);
@@ -164,6 +164,28 @@ pub async fn a_message_goes_all_the_way(store: &Store) {
     let again = Change::Receipt { kind: ReceiptKind::Delivered, at: at(13) };
     assert_eq!(store.outbox.change(id, again, at(13)).await, Ok(Changed::Already(Box::new(read))));
     assert_eq!(store.outbox.counts().await, Ok(Counts { sent: 1, ..Counts::default() }));
+}
+
+pub async fn members_are_kept_and_counted(store: &Store) {
+    let id = enqueued(store, message("Halo", at(1))).await;
+    assert_eq!(store.outbox.roster(id).await, Ok(None));
+    change(store, id, Change::Claim, 2).await;
+    let members = Roster::new(&[chat(1), chat(2), ChatId::lid("123456789012345")]).unwrap();
+    let addressed = change(store, id, Change::Addressed { members: members.clone() }, 2).await;
+    assert_eq!(addressed.receipts.map(|seen| (seen.members, seen.delivered())), Some((3, 0)));
+    assert_eq!(store.outbox.roster(id).await, Ok(Some(members)));
+    let other = Change::Addressed { members: Roster::new(&[chat(7)]).unwrap() };
+    assert!(matches!(store.outbox.change(id, other, at(2)).await, Ok(Changed::Already(_))));
+    assert_eq!(store.outbox.roster(id).await.unwrap().map(|roster| roster.len()), Some(3));
+    let read = |member| Change::MemberReceipt { kind: ReceiptKind::Read, at: at(4), member };
+    for (member, ack) in [(0, Ack::Server), (2, Ack::Server), (1, Ack::Read)] {
+        let seen = change(store, id, read(member), 4).await;
+        assert_eq!(seen.ack, ack);
+        assert!(matches!(store.outbox.change(id, read(member), at(5)).await, Ok(Changed::Already(_))), "said twice");
+    }
+    let keep = Keep { age: Duration::ZERO, newest: 0 };
+    assert_eq!(store.outbox.prune(keep, at(9)).await, Ok(1));
+    assert_eq!(store.outbox.roster(id).await, Ok(None));
 }
 
 pub async fn what_does_not_fit_is_refused(store: &Store) {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::model::{Model, ModelEvent};
 use super::{at, chat, incoming, message};
-use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, PushName, ReceiptKind};
+use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, PushName, ReceiptKind, Roster};
 use crate::store::{Batch, Contact, Idempotency, Keep, ListFilter, Store};
 
 /// One operation. Numbers choose among what there is.
@@ -73,6 +73,12 @@ fn addressed() -> impl Strategy<Value = Addressed> {
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         6 => Just(Change::Claim),
+        2 => (0_u64..4).prop_map(|people| Change::Addressed { members: roster(people) }),
+        3 => (0_u64..60, prop::bool::ANY, 0_usize..4).prop_map(|(s, read, member)| Change::MemberReceipt {
+            kind: if read { ReceiptKind::Read } else { ReceiptKind::Delivered },
+            at: at(s),
+            member,
+        }),
         2 => Just(Change::PutBack),
         2 => (0_u64..60).prop_map(|s| Change::Retry { at: at(s), reason: "no answer".to_owned() }),
         1 => (0_u64..60).prop_map(|s| Change::Postpone { at: at(s), reason: "no answer".to_owned() }),
@@ -85,6 +91,10 @@ fn change() -> impl Strategy<Value = Change> {
             at: at(s),
         }),
     ]
+}
+
+fn roster(people: u64) -> Roster {
+    Roster::new(&(0..people).map(chat).collect::<Vec<_>>()).unwrap()
 }
 
 /// Does the steps on both and compares; `reopen` closes the store and opens it again.

@@ -11,12 +11,12 @@ use super::engine::Engine;
 use super::events;
 use super::group::Group;
 use super::prune;
-use super::records::{IdempotencyRecord, cut};
+use super::records::{IdempotencyRecord, RosterRecord, cut};
 use super::rows::{Rows, Stored};
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, message_id, message_key, reference_key, reference_prefix};
 use crate::model::{
-    Ack, Change, EventBody, MediaHash, Message, MessageId, Status, StatusChanged, Timestamp, WhatsAppId,
+    Ack, Change, EventBody, MediaHash, Message, MessageId, Roster, Status, StatusChanged, Timestamp, WhatsAppId,
 };
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, StoreError};
 
@@ -56,6 +56,13 @@ impl Outbox for Rows {
             Outcome::Already(stored) => Changed::Already(Box::new(self.with_text(stored, record).await?)),
         };
         Ok(stored)
+    }
+
+    async fn roster(&self, id: MessageId) -> Result<Option<Roster>, StoreError> {
+        let key = message_key(id);
+        let Some(record) = self.0.read(|engine| Ok(engine.tree(Tree::Rosters).get(&key)?))? else { return Ok(None) };
+        let read = codec::unseal_inline(&key, &record).and_then(RosterRecord::read);
+        read.map(Some).map_err(|bad| self.0.set_aside(Tree::Rosters, &key, &record, &bad))
     }
 
     async fn open(&self) -> Result<Vec<OpenMessage>, StoreError> {
@@ -273,6 +280,14 @@ fn apply(group: &mut Group<'_>, id: MessageId, change: &Change, now: Timestamp) 
         let index = IVec::from(whatsapp_key(&message.whatsapp_id));
         if group.get(Tree::WhatsApp, &index)?.is_none() {
             group.insert(Tree::WhatsApp, index, key.clone())?;
+        }
+    }
+    if let Change::Addressed { members } = change {
+        let roster = codec::seal(&key, &RosterRecord::write(members));
+        // One that was left behind by a damaged row is not the first.
+        match group.get(Tree::Rosters, &key)? {
+            Some(_) => group.update(Tree::Rosters, key.clone(), roster)?,
+            None => group.insert(Tree::Rosters, key.clone(), roster)?,
         }
     }
     if before != after && !matches!(change, Change::Claim | Change::PutBack) {

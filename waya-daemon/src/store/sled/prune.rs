@@ -124,6 +124,9 @@ fn remove_message(group: &mut Group<'_>, key: IVec) -> Result<bool, StoreError> 
     if let Some(hash) = body {
         group.unname_body(hash)?;
     }
+    if group.get(Tree::Rosters, &key)?.is_some() {
+        group.remove(Tree::Rosters, key.clone());
+    }
     let count = group.counters.status_of(message.status);
     *count = count.saturating_sub(1);
     group.remove(Tree::Messages, key);

@@ -6,7 +6,9 @@ use prost::Message as _;
 
 use super::bodies::BodyHash;
 use super::codec::Bad;
-use crate::model::{Ack, ChatId, Content, Lane, Message, MessageId, Source, Status, Timestamp, WhatsAppId};
+use crate::model::{
+    Ack, ChatId, Content, Lane, Marks, Message, MessageId, Receipts, Roster, Source, Status, Timestamp, WhatsAppId,
+};
 use crate::store::Placed;
 
 /// A reason is cut here: records must fit a page, and nobody reads more.
@@ -58,12 +60,26 @@ pub struct MessageRecord {
     /// What it is beside its text, as JSON; absent for a plain text.
     #[prost(bytes = "vec", optional, tag = "20")]
     pub content: Option<Vec<u8>>,
+    /// How many were in the group as it left; absent in private chats, and where nobody counted.
+    #[prost(uint32, optional, tag = "21")]
+    pub members: Option<u32>,
+    /// Which of them have it, a bit for each.
+    #[prost(bytes = "vec", tag = "22")]
+    pub delivered: Vec<u8>,
+    /// Which of them have read it.
+    #[prost(bytes = "vec", tag = "23")]
+    pub read: Vec<u8>,
+    /// Which of them have played it.
+    #[prost(bytes = "vec", tag = "24")]
+    pub played: Vec<u8>,
 }
 
 impl MessageRecord {
     /// From the model; the text is taken as it is.
     pub fn from_model(message: Message) -> Self {
         let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millis);
+        let members = message.receipts.as_ref().map(|receipts| receipts.members);
+        let Receipts { delivered, read, played, .. } = message.receipts.unwrap_or_default();
         Self {
             reference_id: message.reference_id,
             chat: message.chat.into(),
@@ -85,6 +101,10 @@ impl MessageRecord {
             delivered_at: millis(message.delivered_at),
             read_at: millis(message.read_at),
             finished_at: millis(message.finished_at),
+            members,
+            delivered: delivered.as_bytes().to_vec(),
+            read: read.as_bytes().to_vec(),
+            played: played.as_bytes().to_vec(),
         }
     }
 
@@ -112,6 +132,12 @@ impl MessageRecord {
             delivered_at: time(self.delivered_at),
             read_at: time(self.read_at),
             finished_at: time(self.finished_at),
+            receipts: self.members.map(|members| Receipts {
+                members,
+                delivered: Marks::from_bytes(self.delivered),
+                read: Marks::from_bytes(self.read),
+                played: Marks::from_bytes(self.played),
+            }),
         })
     }
 
@@ -126,6 +152,27 @@ impl MessageRecord {
             None => Ok(None),
             Some(hash) => hash.as_slice().try_into().map(|hash| Some(BodyHash(hash))).map_err(|_| Bad::Content),
         }
+    }
+}
+
+/// Who was in a group.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RosterRecord {
+    /// As [`Roster::to_steps`] gives them.
+    #[prost(uint64, repeated, tag = "1")]
+    pub steps: Vec<u64>,
+}
+
+impl RosterRecord {
+    /// From the payload of a record.
+    pub fn read(payload: &[u8]) -> Result<Roster, Bad> {
+        let record = Self::decode(payload).map_err(|_| Bad::Content)?;
+        Roster::from_steps(&record.steps).ok_or(Bad::Content)
+    }
+
+    /// To the payload of a record.
+    pub fn write(roster: &Roster) -> Vec<u8> {
+        Self { steps: roster.to_steps() }.encode_to_vec()
     }
 }
 
@@ -207,6 +254,16 @@ codes!(ack_code, ack, Ack { None = 0, Server = 1, Device = 2, Read = 3, Played =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_group_fits_a_record() {
+        let lid = |n: u64| ChatId::lid(&(100_000_000_000_000 + n * 877_000_000_000).to_string());
+        let people: Vec<ChatId> = (0..crate::model::MAX_MEMBERS as u64).map(lid).collect();
+        let roster = Roster::new(&people).unwrap();
+        let payload = RosterRecord::write(&roster);
+        assert!(payload.len() <= super::super::codec::MAX_PAYLOAD, "{} bytes", payload.len());
+        assert_eq!(RosterRecord::read(&payload), Ok(roster));
+    }
 
     #[test]
     fn a_text_is_cut_between_characters() {

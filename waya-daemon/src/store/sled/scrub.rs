@@ -5,7 +5,7 @@ use super::chats;
 use super::codec::{self, Bad, Payload};
 use super::contacts;
 use super::events;
-use super::records::{IdempotencyRecord, MessageRecord};
+use super::records::{IdempotencyRecord, MessageRecord, RosterRecord};
 use super::shared::Shared;
 use super::snapshot::chunk;
 use super::trees::{Tree, message_id, number};
@@ -68,6 +68,7 @@ fn readable(tree: Tree, key: &[u8], payload: &[u8]) -> Result<Option<BodyHash>, 
         }
         Tree::Events => drop(events::decode(Cursor(number(key).ok_or(Bad::Content)?), payload)?),
         Tree::Idempotency => drop(IdempotencyRecord::read(payload)?),
+        Tree::Rosters => drop(RosterRecord::read(payload)?),
         Tree::Contacts => drop(contacts::decode(payload)?),
         Tree::Chats => drop(chats::decode(payload)?),
         Tree::Webhooks => drop(webhook_records::decode_webhook(key, payload)?),

@@ -49,10 +49,12 @@ pub enum Tree {
     Notices = 18,
     /// The newest deliveries, by webhook and number.
     Deliveries = 19,
+    /// Who was in a group as a message to it left, by the message's id.
+    Rosters = 20,
 }
 
 /// How many trees there are.
-pub const TREES: usize = 20;
+pub const TREES: usize = 21;
 
 impl Tree {
     /// All trees, in the order of their numbers.
@@ -77,14 +79,16 @@ impl Tree {
         Self::WebhookPlaces,
         Self::Notices,
         Self::Deliveries,
+        Self::Rosters,
     ];
 
     /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
-    /// their people, so that a copy made while rows are written never knows a request without its messages, or a chat
-    /// without its person. A webhook's place comes before what it is still to be told: told twice is better than never.
-    pub const RECORDS: [Self; 10] = [
+    /// their people, so that a copy made while rows are written never knows a request without its messages, a message
+    /// to a group without those who get it, or a chat without its person. A webhook's place comes before what it is still to be told: told twice is better than never.
+    pub const RECORDS: [Self; 11] = [
         Self::Idempotency,
         Self::Messages,
+        Self::Rosters,
         Self::WebhookPlaces,
         Self::Notices,
         Self::Events,
@@ -130,6 +134,7 @@ impl Tree {
             Self::WebhookPlaces => "webhook_places",
             Self::Notices => "notices",
             Self::Deliveries => "deliveries",
+            Self::Rosters => "rosters",
         }
     }
 }
