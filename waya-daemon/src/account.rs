@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::daemon::Seams;
 use crate::deliver::{self, Deliver, HttpPoster, Patience};
 use crate::dispatch::{self, JournalInbox};
+use crate::intake;
 use crate::media::{Limits, Media};
 use crate::model::Kind;
 use crate::net::Fetcher;
@@ -100,6 +101,14 @@ impl Account {
             bus: bus.clone(),
         };
         let queue = Queue::start(parts, &tasks, stop.clone()).await?;
+        let parts = intake::Parts {
+            store: store.clone(),
+            session: Arc::clone(&session),
+            media: media.clone(),
+            settings: settings.watch(),
+            clock: Arc::clone(&clock),
+        };
+        intake::start(parts, &tasks, stop.clone()).await?;
         queue_is.send_replace(Some(queue.clone()));
         let (old_writers, stopped) = (dispatch::learn_old_writers(store.clone()), stop.clone());
         tasks.spawn(async move { stopped.run_until_cancelled(old_writers).await });

@@ -25,6 +25,7 @@ pub mod media;
 pub mod session;
 
 pub mod deliver;
+pub mod intake;
 pub mod queue;
 
 pub mod dispatch;

@@ -20,12 +20,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Rows and their files; the HTTP door hands over what passed.
     ("requests", &["model"]),
     ("queue", &["model", "clock", "bus", "store", "media", "session", "settings"]),
+    // The journal says what is to be fetched, the session where from, the setting whether.
+    ("intake", &["model", "clock", "store", "media", "session", "settings"]),
     // Of `session` the link alone: who is linked stands in each delivery, and an alert may be about it.
     ("deliver", &["model", "clock", "store", "net", "session", "settings"]),
     // The settings say which words it listens for.
     ("dispatch", &["model", "clock", "bus", "store", "queue", "session", "settings"]),
-    // `deliver` as `queue`: use cases steer it, and what it tells looks as answers do.
-    ("api", &["model", "clock", "bus", "store", "media", "queue", "session", "settings", "deliver", "requests"]),
+    // `deliver` as `queue`: use cases steer it, and what it tells looks as answers do. Of `intake` the one way to load a
+    // file.
+    (
+        "api",
+        &["model", "clock", "bus", "store", "media", "queue", "session", "settings", "deliver", "intake", "requests"],
+    ),
     ("http", &["api", "model"]),
     ("grpc", &["api", "model"]),
     ("args", &[]),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::found::Found;
 use super::{Api, ApiError};
+use crate::intake::{self, LoadError};
 use crate::media::MediaError;
 use crate::model::{Body, Incoming, MediaHash};
 use crate::session::SendError;
@@ -54,11 +55,13 @@ impl Api {
             return Ok(file);
         }
         let limit = self.0.media.limits().download;
-        let writer = self.0.media.writer_up_to(limit).map_err(problem)?;
-        let into = writer.handle().map_err(|error| problem(error.into()))?;
-        self.0.whatsapp.download(incoming.raw, into, limit).await.map_err(|error| match error {
-            SendError::Offline => ApiError::Session(crate::session::SessionError::Offline),
-            SendError::Transient(reason) | SendError::Permanent(reason) => ApiError::MediaGone(reason),
+        let stored = intake::load(&self.0.media, &*self.0.whatsapp, incoming.raw, limit).await;
+        let stored = stored.map_err(|error| match error {
+            LoadError::WhatsApp(SendError::Offline) => ApiError::Session(crate::session::SessionError::Offline),
+            LoadError::WhatsApp(SendError::Transient(reason) | SendError::Permanent(reason)) => {
+                ApiError::MediaGone(reason)
+            }
+            LoadError::Media(problem) => ApiError::InvalidMedia { field: "media".to_owned(), problem },
         })?;
         Ok(MediaFile { path: self.0.media.path(stored.hash), size: stored.size, mimetype, filename: told.filename })
     }

@@ -6,11 +6,12 @@ use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 
 use super::passkey::PasskeyAnswer;
 use super::{FileTold, Link, Me, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WaEvent, WhatsApp};
-use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
+use crate::model::{ChatId, LinkState, MediaHash, PairingMethod, PasskeyStep, Timestamp};
 
 /// What the next hand-over does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,9 @@ struct Script {
     paired: Vec<PairingMethod>,
     passkeys: Vec<PasskeyAnswer>,
     uploads: Vec<Upload>,
+    files: bool,
+    downloads: usize,
+    download_errors: VecDeque<SendError>,
     upload_errors: VecDeque<SendError>,
     left_groups: HashSet<ChatId>,
     members: Option<Vec<ChatId>>,
@@ -151,6 +155,22 @@ impl FakeWhatsApp {
         self.script().upload_errors.extend(errors);
     }
 
+    /// From now on each message that came in has a file: its encoded form itself.
+    pub fn messages_have_files(&self) {
+        self.script().files = true;
+    }
+
+    /// The next downloads fail like this.
+    pub fn next_downloads_fail(&self, errors: impl IntoIterator<Item = SendError>) {
+        self.script().download_errors.extend(errors);
+    }
+
+    /// How many files were asked for.
+    #[must_use]
+    pub fn downloads(&self) -> usize {
+        self.script().downloads
+    }
+
     /// This account is in no such group.
     pub fn not_in_group(&self, group: ChatId) {
         self.script().left_groups.insert(group);
@@ -210,14 +230,23 @@ impl WhatsApp for FakeWhatsApp {
     }
 
     async fn download(&self, raw: Vec<u8>, mut into: File, limit: u64) -> Result<(), SendError> {
+        {
+            let mut script = self.script();
+            script.downloads += 1;
+            if let Some(error) = script.download_errors.pop_front() {
+                return Err(error);
+            }
+        }
         if raw.len() as u64 > limit {
             return Err(SendError::Permanent("the file is too large".to_owned()));
         }
         into.write_all(&raw).map_err(|error| SendError::Transient(error.to_string()))
     }
 
-    fn file_of(&self, _raw: &[u8]) -> Option<FileTold> {
-        None
+    fn file_of(&self, raw: &[u8]) -> Option<FileTold> {
+        let hash = Some(MediaHash(Sha256::digest(raw).into()));
+        let told = FileTold { hash, size: Some(raw.len() as u64), mimetype: None, filename: None };
+        self.script().files.then_some(told)
     }
 
     async fn is_in_group(&self, group: &ChatId) -> Option<bool> {

@@ -220,6 +220,20 @@ pub(super) const KEYS: &[Key] = &[
         apply: |snapshot, text| parse::size(text).map(|value| snapshot.max_download = value),
     },
     Key {
+        name: "media.auto_download",
+        default: "off",
+        description: "fetch files of incoming messages without being asked: off, all, or kinds such as image,ptt,document",
+        expected: "off, all, or some of image, video, audio, ptt (voice notes), document, sticker, comma-separated",
+        apply: |snapshot, text| parse::media_kinds(text).map(|value| snapshot.auto_download = value),
+    },
+    Key {
+        name: "media.auto_download_size",
+        default: "16MiB",
+        description: "the largest file that is fetched without being asked",
+        expected: SIZE,
+        apply: |snapshot, text| parse::size(text).map(|value| snapshot.auto_download_size = value),
+    },
+    Key {
         name: "media.keep_days",
         default: "30",
         description: "files are kept for so many days after their last use",

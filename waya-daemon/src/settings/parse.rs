@@ -44,6 +44,26 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift).filter(|size| (1..=LARGEST).contains(size))
 }
 
+/// What messages with a file are called in the journal.
+const MEDIA_KINDS: [&str; 6] = ["image", "video", "audio", "ptt", "document", "sticker"];
+
+/// `off`, `all`, or kinds divided by commas.
+pub(super) fn media_kinds(text: &str) -> Option<Vec<&'static str>> {
+    match text {
+        "off" | "false" => return Some(Vec::new()),
+        "all" | "true" => return Some(MEDIA_KINDS.to_vec()),
+        _ => {}
+    }
+    let mut kinds = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let kind = MEDIA_KINDS.into_iter().find(|kind| *kind == word)?;
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    (!kinds.is_empty()).then_some(kinds)
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text {

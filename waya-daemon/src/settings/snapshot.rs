@@ -58,6 +58,10 @@ pub struct Snapshot {
     pub max_document: u64,
     /// The largest file of an incoming message, in bytes.
     pub max_download: u64,
+    /// Messages that come in as one of these have their file fetched without being asked.
+    pub auto_download: Vec<&'static str>,
+    /// The largest such file, in bytes.
+    pub auto_download_size: u64,
     /// Files stay for so long after their last use.
     pub keep_media: Duration,
     /// Show the account as online; the owner's phone rings less then.
@@ -101,6 +105,8 @@ impl Default for Snapshot {
             max_media: 16 << 20,
             max_document: 100 << 20,
             max_download: 100 << 20,
+            auto_download: Vec::new(),
+            auto_download_size: 16 << 20,
             keep_media: Duration::from_hours(30 * 24),
             presence_online: false,
             network: Policy::default(),
