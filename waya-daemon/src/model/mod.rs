@@ -16,6 +16,7 @@ mod timestamp;
 mod transition;
 #[cfg(test)]
 mod transition_tests;
+mod typing;
 mod webhook;
 
 pub use chat::{ChatId, ChatKind, InvalidChatId};
@@ -39,4 +40,5 @@ pub use receipts::{MAX_MEMBERS, Marks, Member, Receipts, Roster};
 pub use recipient::{InvalidRecipient, Recipient};
 pub use timestamp::Timestamp;
 pub use transition::{Change, ReceiptKind, Refusal};
+pub use typing::Typing;
 pub use webhook::{EventNames, InvalidEventId, InvalidWebhookId, Notice, Secret, Topic, Topics, Webhook, WebhookId};

@@ -36,6 +36,8 @@ mod state_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod typing_tests;
+#[cfg(test)]
 mod worker_tests;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 mod kept;
 mod line;
 mod people;
+mod typed;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
@@ -15,11 +16,12 @@ use std::time::Duration;
 use super::hold::Place;
 use super::policy::BACKOFF_LONGEST;
 use super::ranks::Ranks;
-use crate::model::{ChatId, Lane, MessageId, Timestamp, WhatsAppId};
+use crate::model::{ChatId, Lane, MessageId, Timestamp, Typing, WhatsAppId};
 use crate::store::OpenMessage;
 use kept::Kept;
 use line::Line;
 use people::People;
+use typed::Typed;
 
 /// What is known of one unfinished message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,10 @@ pub struct Entry {
     pub whatsapp_id: Option<WhatsAppId>,
     /// It failed or was cancelled before, and the user wants it tried again.
     pub by_hand: bool,
+    /// How it is typed; `None` for what nobody types.
+    pub typing: Option<Typing>,
+    /// It has been typed, or goes without.
+    pub typed: bool,
 }
 
 /// Everything unfinished.
@@ -69,6 +75,7 @@ pub struct State {
     scheduled: BTreeSet<(Timestamp, MessageId)>,
     kept: Kept,
     people: People,
+    typed: Typed,
 }
 
 impl State {
@@ -89,6 +96,8 @@ impl State {
             troubled: 0,
             whatsapp_id: None,
             by_hand: false,
+            typing: open.typing,
+            typed: false,
         };
         let scheduled = entry.not_before.filter(|at| *at > now);
         let key = (entry.lane, entry.chat.clone());
@@ -123,6 +132,7 @@ impl State {
         let Some(head) = self.lines.get(key).and_then(Line::head) else { return };
         self.ready.remove(&(key.0, head));
         self.cold.remove(&(key.0, head));
+        self.typed.waits.remove(&(key.0, head));
         if let Some(at) = self.spaced_until.remove(&head) {
             self.spaced.remove(&(at, head));
         }
@@ -145,6 +155,10 @@ impl State {
                 } else if let Some(at) = self.kept.spaced(key, head, now) {
                     self.spaced.insert((at, head));
                     self.spaced_until.insert(head, at);
+                } else if self.entries.get(&head).is_some_and(|entry| self.typed.holds(head, entry, now)) {
+                    if !self.typed.is_under_way(head) {
+                        self.typed.waits.insert((key.0, head));
+                    }
                 } else {
                     self.ready.insert((key.0, head));
                 }
@@ -225,6 +239,7 @@ impl State {
         if let Some(line) = self.lines.get_mut(&key) {
             line.set_off(id);
         }
+        self.typed.forget(id);
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.in_flight = true;
         }
@@ -257,6 +272,7 @@ impl State {
             line.leave(id);
         }
         self.people.forget(id, &key.1);
+        self.typed.forget(id);
         if let Some(whatsapp_id) = self.entries.remove(&id).and_then(|entry| entry.whatsapp_id) {
             self.by_whatsapp_id.remove(&whatsapp_id);
         }

@@ -95,7 +95,7 @@ proptest! {
                     let chat = if paired[usize::from(person)] { self::chat(person) } else { addressed.clone() };
                     let not_before = after_ms.map(|ms| now.plus(Duration::from_millis(ms)));
                     let id = ids.next(now);
-                    state.insert(OpenMessage { id, chat: addressed, lane, status: Status::Pending, created_at: now, not_before, retry_at: None, claimed: false }, now);
+                    state.insert(OpenMessage { id, chat: addressed, lane, status: Status::Pending, created_at: now, not_before, retry_at: None, claimed: false, typing: None }, now);
                     known.insert(id, Known { chat, lane, due: not_before.unwrap_or(now), retry_at: None, in_flight: false, tried: false });
                 }
                 Step::StartNext => {
@@ -167,6 +167,7 @@ fn offline_time_counts_from_when_a_message_was_due() {
             not_before: not_before.map(at),
             retry_at: None,
             claimed: false,
+            typing: None,
         };
         state.insert(open, at(created));
         id

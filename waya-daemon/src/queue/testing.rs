@@ -23,7 +23,9 @@ use crate::model::{
 };
 use crate::session::fake::FakeWhatsApp;
 use crate::session::passkey::PasskeyAnswer;
-use crate::session::{FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp};
+use crate::session::{
+    ChatState, FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp,
+};
 use crate::settings::Snapshot;
 use crate::store::{
     Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, Store, StoreError,
@@ -273,6 +275,11 @@ impl WhatsApp for Wild {
             // As a panic, without its noise.
             Deed::Panic => std::panic::resume_unwind(Box::new("a bug in the client library")),
         }
+    }
+
+    async fn show(&self, _chat: &ChatId, _state: ChatState) -> Result<(), SendError> {
+        // As a panic, without its noise.
+        std::panic::resume_unwind(Box::new("a bug in the client library"))
     }
 
     async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {

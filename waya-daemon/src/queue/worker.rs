@@ -6,6 +6,7 @@
 mod care;
 mod outcomes;
 mod outlook;
+mod typing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use crate::session::{Link, WhatsApp};
 use crate::settings::Snapshot;
 use crate::store::OpenMessage;
 use care::Care;
+use typing::Typists;
 
 /// So many may be on their way at once …
 const WINDOW: usize = 64;
@@ -137,6 +139,7 @@ pub(super) struct Worker {
     pace: Pace,
     trouble: Trouble,
     care: Care,
+    typists: Typists,
     paused: bool,
     /// Since when the present connection stands, and which one it is.
     connected_since: Option<Timestamp>,
@@ -187,6 +190,7 @@ impl Worker {
             pace: Pace::default(),
             trouble,
             care,
+            typists: Typists::default(),
             paused,
             connected_since: None,
             connection: 0,
@@ -256,6 +260,7 @@ impl Worker {
             }
             Input::NotClaimed(id) => {
                 self.pace.ends(id, false, Instant::now(), 0.0);
+                self.typists.end(id);
                 self.care.never_left(id, self.now());
                 if self.flights.get(id).is_some() {
                     self.forget(id);
@@ -326,6 +331,7 @@ impl Worker {
         self.run_out_of_time();
         self.count_trouble();
         let now = Instant::now();
+        self.type_ahead(now);
         while let Some((id, lane)) = self.choose(now) {
             let ask_again = self.state.entry(id).is_some_and(|entry| entry.by_hand);
             self.set_off(id, lane);
@@ -430,6 +436,7 @@ impl Worker {
             next.extend(self.trouble.due(wall));
             if self.may_send() {
                 next.extend(self.rest_until.filter(|at| *at > now).map(until));
+                next.extend(self.next_typing(now).map(until));
                 next.extend(self.next_opening(wall).map(|at| at.since(wall).min(LONGEST_SLEEP)));
                 let gaps = self.gaps();
                 let tries = self.care.may_try(wall);
@@ -446,6 +453,8 @@ impl Worker {
 
     /// No new work; acks that come within a moment still count, the rest goes back under its id.
     async fn drain(mut self, mut inputs: mpsc::UnboundedReceiver<Input>) {
+        // What leaves no more is typed no more.
+        self.typists.end_all();
         let deadline = Instant::now() + DRAIN;
         while self.flights.len() > 0 {
             let due = self.flights.next_due().map_or(deadline, |due| due.min(deadline));

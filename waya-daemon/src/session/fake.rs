@@ -10,7 +10,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 
 use super::passkey::PasskeyAnswer;
-use super::{FileTold, Link, Me, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WaEvent, WhatsApp};
+use super::{
+    ChatState, FileTold, Link, Me, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WaEvent, WhatsApp,
+};
 use crate::model::{ChatId, LinkState, MediaHash, PairingMethod, PasskeyStep, Timestamp};
 
 /// What the next hand-over does.
@@ -44,6 +46,8 @@ struct Script {
     locked_until: Option<Timestamp>,
     paired: Vec<PairingMethod>,
     passkeys: Vec<PasskeyAnswer>,
+    shown: Vec<(ChatId, ChatState)>,
+    shows_nothing: bool,
     uploads: Vec<Upload>,
     files: bool,
     downloads: usize,
@@ -171,6 +175,17 @@ impl FakeWhatsApp {
         self.script().downloads
     }
 
+    /// What chats were to see, in order.
+    #[must_use]
+    pub fn shown(&self) -> Vec<(ChatId, ChatState)> {
+        self.script().shown.clone()
+    }
+
+    /// From now on chats cannot be shown anything, or that never ends.
+    pub fn show_nothing(&self) {
+        self.script().shows_nothing = true;
+    }
+
     /// This account is in no such group.
     pub fn not_in_group(&self, group: ChatId) {
         self.script().left_groups.insert(group);
@@ -218,6 +233,17 @@ impl WhatsApp for FakeWhatsApp {
             Some(SendStep::Give(result)) => result,
             Some(SendStep::Hang) => std::future::pending().await,
         }
+    }
+
+    async fn show(&self, chat: &ChatId, state: ChatState) -> Result<(), SendError> {
+        if !self.link.borrow().state.is_connected() {
+            return Err(SendError::Offline);
+        }
+        if self.script().shows_nothing {
+            return std::future::pending().await;
+        }
+        self.script().shown.push((chat.clone(), state));
+        Ok(())
     }
 
     async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {

@@ -91,6 +91,17 @@ impl Debug for Uploaded {
     }
 }
 
+/// What a chat sees this account do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChatState {
+    /// It types.
+    Typing,
+    /// It records a voice note.
+    Recording,
+    /// Neither any more.
+    Paused,
+}
+
 /// Why a message did not leave.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -237,6 +248,8 @@ pub trait WhatsApp: Debug + Send + Sync {
     /// Encrypts and hands over. `Ok` means handed over, not delivered: the server's word comes as
     /// [`WaEvent::ServerAck`].
     async fn send(&self, outgoing: Outgoing) -> Result<(), SendError>;
+    /// Lets a chat see what is done for it. Nothing is said while there is no connection.
+    async fn show(&self, chat: &ChatId, state: ChatState) -> Result<(), SendError>;
     /// Puts a file on WhatsApp's media servers. What comes back can be sent to any number of people, for days.
     async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError>;
     /// Loads the file of a message that came in, given in its encoded form, into `into`, which is emptied first. At

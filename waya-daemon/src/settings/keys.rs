@@ -192,6 +192,13 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "queue.typing",
+        default: "false",
+        description: "let the chat see that somebody types, or records, for a few seconds before an answer leaves",
+        expected: "true or false",
+        apply: |snapshot, text| parse::boolean(text).map(|value| snapshot.typing = value),
+    },
+    Key {
         name: "queue.previews",
         default: "true",
         description: "fetch a preview of the first link in a text; in a sandbox only when network.allow_hosts names a host",

@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub keep_age: Duration,
     /// … and the newest so many.
     pub keep_newest: usize,
+    /// Chats see that an answer is typed before it comes.
+    pub typing: bool,
     /// Links in texts get a preview.
     pub previews: bool,
     /// The largest picture, video or sound, in bytes.
@@ -101,6 +103,7 @@ impl Default for Snapshot {
             ack_timeout: Duration::from_secs(20),
             keep_age: Duration::from_hours(30 * 24),
             keep_newest: 100_000,
+            typing: false,
             previews: true,
             max_media: 16 << 20,
             max_document: 100 << 20,

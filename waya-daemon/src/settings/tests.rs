@@ -73,6 +73,7 @@ fn values_that_do_not_fit_are_refused_with_what_would() {
         ("default_country", "0"),
         ("default_country", "6281"),
         ("presence.online", "maybe"),
+        ("queue.typing", "maybe"),
         ("media.auto_download", ""),
         ("media.auto_download", "image,gif"),
         ("media.auto_download_size", "0"),

@@ -23,7 +23,7 @@ pub use webhooks::Webhooks;
 
 use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Lane, ListedChat, MediaHash, Message, MessageId, NewMessage,
-    PushName, Refusal, Roster, Status, Timestamp, WhatsAppId,
+    PushName, Refusal, Roster, Status, Timestamp, Typing, WhatsAppId,
 };
 
 /// The store said no.
@@ -119,6 +119,8 @@ pub struct OpenMessage {
     pub retry_at: Option<Timestamp>,
     /// It was taken to be sent before: it may have left.
     pub claimed: bool,
+    /// How it is typed; `None` for what nobody types.
+    pub typing: Option<Typing>,
 }
 
 impl From<&NewMessage> for OpenMessage {
@@ -132,6 +134,7 @@ impl From<&NewMessage> for OpenMessage {
             not_before: new.not_before,
             retry_at: None,
             claimed: false,
+            typing: Typing::of(&new.text, &new.content),
         }
     }
 }
@@ -147,6 +150,7 @@ impl From<&Message> for OpenMessage {
             not_before: message.not_before,
             retry_at: message.retry_at,
             claimed: message.claimed,
+            typing: Typing::of(&message.text, &message.content),
         }
     }
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::control::{
     ClockRequest, ClockView, ControlError, FaultRequest, GroupRequest, InboxList, PeopleList, PersonRequest,
-    SandboxControl, SayRequest,
+    SandboxControl, SayRequest, TypingList,
 };
 use error::{AdminError, no_such_method, no_such_path, parse};
 
@@ -37,6 +37,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
         .route("/admin/people", get(people).post(person))
         .route("/admin/inbox/{who}", get(inbox))
         .route("/admin/inbox/{who}/{id}/media", get(load))
+        .route("/admin/typing/{who}", get(typing))
         .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
         .route("/admin/group", post(group))
         .route("/admin/read", post(read))
@@ -140,6 +141,10 @@ async fn people(State(control): Control) -> Answer<PeopleList> {
 
 async fn inbox(State(control): Control, Path(who): Path<String>) -> Answer<InboxList> {
     Ok(Json(control.inbox(&who).await?))
+}
+
+async fn typing(State(control): Control, Path(who): Path<String>) -> Answer<TypingList> {
+    Ok(Json(control.typing(&who).await?))
 }
 
 async fn load(

@@ -10,7 +10,8 @@ use whatsapp_rust::prelude::Jid;
 
 use super::{
     ClockRequest, ClockView, ControlError, FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList,
-    Linked, PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest, clock,
+    Linked, PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest, TypingList,
+    clock,
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
@@ -186,6 +187,10 @@ impl SandboxControl for Local {
 
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
         Ok(InboxList { messages: self.find(who)?.inbox().entries() })
+    }
+
+    async fn typing(&self, who: &str) -> Result<TypingList, ControlError> {
+        Ok(TypingList { typing: self.find(who)?.typing() })
     }
 
     async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError> {

@@ -16,7 +16,7 @@ pub use local::Local;
 pub use remote::Remote;
 pub use types::{
     FaultList, FaultRequest, FaultView, GroupRequest, GroupView, InboxList, KindView, Linked, PeopleList,
-    PersonRequest, PersonView, ReadDone, Said, SayMedia, SayRequest, Word, Words,
+    PersonRequest, PersonView, ReadDone, Said, SayMedia, SayRequest, TypingList, Word, Words,
 };
 
 use crate::emulator::ScanError;
@@ -29,6 +29,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn people(&self) -> Result<PeopleList, ControlError>;
     /// What a person received.
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError>;
+    /// Whom a person saw typing or recording.
+    async fn typing(&self, who: &str) -> Result<TypingList, ControlError>;
     /// The file of a message that a person received, as their client decrypts it.
     async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError>;
     /// Lets a person send something.

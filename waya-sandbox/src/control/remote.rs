@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     ClockRequest, ClockView, ControlError, FaultList, FaultRequest, GroupRequest, GroupView, InboxList, Linked,
-    PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayRequest,
+    PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayRequest, TypingList,
 };
 
 /// Longer than anything the other side waits for.
@@ -128,6 +128,10 @@ impl SandboxControl for Remote {
 
     async fn inbox(&self, who: &str) -> Result<InboxList, ControlError> {
         self.get(&["inbox", who]).await
+    }
+
+    async fn typing(&self, who: &str) -> Result<TypingList, ControlError> {
+        self.get(&["typing", who]).await
     }
 
     async fn load(&self, who: &str, id: &str) -> Result<Vec<u8>, ControlError> {

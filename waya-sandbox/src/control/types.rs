@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::emulator::{AccountInfo, ActiveFault, FaultKind, GroupInfo, ScannedDevice};
 use crate::people::inbox::InboxEntry;
+use crate::people::typing::Typing;
 
 /// The simulated people and the groups. The own account is not among the people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,13 @@ pub struct GroupRequest {
 pub struct InboxList {
     /// One row per chat, sender and id.
     pub messages: Vec<InboxEntry>,
+}
+
+/// Whom a person saw typing or recording, the newest last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypingList {
+    /// As their client was told.
+    pub typing: Vec<Typing>,
 }
 
 /// Something for a person to send. With neither `group` nor `to` it goes to the own account, or to where the message

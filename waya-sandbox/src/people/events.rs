@@ -8,6 +8,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, watch};
 use whatsapp_rust::prelude::{Client, Event, EventHandler, MessageBatch};
+use whatsapp_rust::types::events::ChatPresenceUpdate;
+use whatsapp_rust::types::presence::{ChatPresence, ChatPresenceMedia};
 
 use super::acks::Acks;
 use super::hook;
@@ -15,6 +17,7 @@ use super::inbox::Inbox;
 use super::link::LinkState;
 use super::reader::Reader;
 use super::roster::Profile;
+use super::typing::{Typing, TypingSeen};
 use crate::emulator::Emulator;
 
 /// How a connection ended.
@@ -93,6 +96,7 @@ pub(super) struct Reaction {
     pub(super) profile: Profile,
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
+    pub(super) typing: Arc<TypingSeen>,
 }
 
 impl Reaction {
@@ -104,6 +108,7 @@ impl Reaction {
                 Event::PairingQrCode(qr) => self.scan(&qr.code).await,
                 Event::Messages(batch) => self.arrived(&client, batch).await,
                 Event::Connected(_) => self.read(&client, false).await,
+                Event::ChatPresence(seen) => self.saw_typing(&client, seen).await,
                 Event::UndecryptableMessage(lost) => {
                     // The client asks the sender for another copy by itself.
                     tracing::debug!(id = %lost.info.id, person = %self.profile.name, "cannot decrypt yet");
@@ -132,6 +137,21 @@ impl Reaction {
             tracing::error!(%error, person = %self.profile.name, "cannot record a delivery");
         }
         self.read(client, true).await;
+    }
+
+    async fn saw_typing(&self, client: &Arc<Client>, seen: &ChatPresenceUpdate) {
+        let source = &seen.source;
+        let state = match (seen.state, seen.media) {
+            (ChatPresence::Paused, _) => "paused",
+            (_, ChatPresenceMedia::Audio) => "recording",
+            _ => "composing",
+        };
+        self.typing.note(Typing {
+            chat: hook::shown(client, &source.chat, source.sender_alt.as_ref()).await,
+            from: hook::shown(client, &source.sender, source.sender_alt.as_ref()).await,
+            state: state.to_owned(),
+            at: self.emulator.clock().now_millis(),
+        });
     }
 
     async fn read(&self, client: &Arc<Client>, delivered_only: bool) {

@@ -68,7 +68,7 @@ pub(super) fn address(info: &MessageInfo) -> Address {
 }
 
 /// A person as people know them: by phone number wherever it is known.
-async fn shown(client: &Client, jid: &Jid, alternative: Option<&Jid>) -> String {
+pub(super) async fn shown(client: &Client, jid: &Jid, alternative: Option<&Jid>) -> String {
     if jid.server.is_pn_family() {
         return format!("{}@c.us", jid.user);
     }

@@ -26,6 +26,7 @@ use super::inbox::Inbox;
 use super::keys::Keys;
 use super::reader::Reader;
 use super::roster::Profile;
+use super::typing::TypingSeen;
 use crate::emulator::Emulator;
 
 /// The WhatsApp version the people claim to run; any that skips the look-up on the internet will do.
@@ -36,7 +37,7 @@ const PRE_KEYS: usize = 30;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-const INTEREST: [EventKind; 8] = [
+const INTEREST: [EventKind; 9] = [
     EventKind::PairingQrCode,
     EventKind::PairSuccess,
     EventKind::Connected,
@@ -45,6 +46,7 @@ const INTEREST: [EventKind; 8] = [
     EventKind::LoggedOut,
     EventKind::StreamReplaced,
     EventKind::UndecryptableMessage,
+    EventKind::ChatPresence,
 ];
 
 /// How far the connection is.
@@ -65,6 +67,7 @@ pub(super) struct Link {
     pub(super) keys: Keys,
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
+    pub(super) typing: Arc<TypingSeen>,
     pub(super) state: Arc<watch::Sender<LinkState>>,
     pub(super) acks: Arc<Acks>,
     pub(super) wanted: watch::Sender<bool>,
@@ -146,6 +149,7 @@ impl Link {
             profile: self.profile.clone(),
             inbox: self.inbox.clone(),
             reader: self.reader.clone(),
+            typing: self.typing.clone(),
         }
     }
 

@@ -32,6 +32,7 @@ pub mod person;
 mod reader;
 pub mod roster;
 pub mod speech;
+pub mod typing;
 
 pub use journal::JournalError;
 pub use person::Person;

@@ -21,6 +21,7 @@ use super::link::{Link, LinkState};
 use super::reader::Reader;
 use super::roster::Profile;
 use super::speech::Speech;
+use super::typing::{Typing, TypingSeen};
 use crate::emulator::Emulator;
 
 /// How long a request waits for the person's connection to come (back) up.
@@ -39,6 +40,7 @@ pub struct Person {
     reader: Arc<Reader>,
     state: Arc<watch::Sender<LinkState>>,
     acks: Arc<Acks>,
+    typing: Arc<TypingSeen>,
     wanted: watch::Sender<bool>,
 }
 
@@ -68,6 +70,7 @@ impl Person {
         let reader = Arc::new(Reader::new(inbox.clone(), emulator.clock().clone()));
         let state = Arc::new(watch::Sender::new(LinkState::Offline));
         let acks = Arc::new(Acks::default());
+        let typing = Arc::new(TypingSeen::default());
         let wanted = watch::Sender::new(false);
         let link = Link {
             profile: profile.clone(),
@@ -77,10 +80,11 @@ impl Person {
             reader: reader.clone(),
             state: state.clone(),
             acks: acks.clone(),
+            typing: typing.clone(),
             wanted: wanted.clone(),
             shutdown,
         };
-        Ok((Self { profile, inbox, reader, state, acks, wanted }, link))
+        Ok((Self { profile, inbox, reader, state, acks, typing, wanted }, link))
     }
 
     /// Name and number.
@@ -91,6 +95,11 @@ impl Person {
     /// What the person received.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
+    }
+
+    /// Whom the person saw typing or recording since the process started, the newest last.
+    pub fn typing(&self) -> Vec<Typing> {
+        self.typing.all()
     }
 
     /// Whether the person is connected at this moment.

@@ -75,6 +75,7 @@ impl State {
     /// This one has written to this account just now.
     pub fn wrote(&mut self, chat: ChatId, now: Timestamp) {
         let chat = self.people.shown(chat);
+        self.typed.wrote(chat.clone(), now);
         self.kept.refused.remove(&chat);
         self.warm([chat], now);
     }

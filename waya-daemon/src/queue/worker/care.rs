@@ -104,6 +104,8 @@ impl Worker {
         let now = self.now();
         let gap = self.settings.borrow().recipient_gap;
         self.state.keep_gap(gap, now);
+        let typing = self.settings.borrow().typing;
+        self.state.type_answers(typing, now);
         if !gap.is_zero() {
             let filter = ListFilter { limit: LOOKED_BACK, ..ListFilter::default() };
             let lately = self.courier.ledger.store.outbox.list(filter).await.unwrap_or_default();
@@ -124,6 +126,7 @@ impl Worker {
         let settings = self.settings.borrow_and_update().clone();
         self.care.limits.set(&settings);
         self.state.keep_gap(settings.recipient_gap, self.now());
+        self.state.type_answers(settings.typing, self.now());
     }
 
     /// Finds out who of these has written to us, while that matters.

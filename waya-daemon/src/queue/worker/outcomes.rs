@@ -19,6 +19,7 @@ impl Worker {
     pub(super) fn handed_over(&mut self, id: MessageId) {
         let now = Instant::now();
         self.pace.ends(id, true, now, rand::random());
+        self.typists.end(id);
         let Some(flight) = self.flights.get(id) else { return };
         // The ack may have been quicker, and the connection may have gone.
         if flight.stage == Stage::HandingOver {
@@ -32,6 +33,7 @@ impl Worker {
     pub(super) fn not_handed_over(&mut self, id: MessageId, attempt: &Attempt) {
         let now = Instant::now();
         self.pace.ends(id, attempt.may_have_reached(), now, rand::random());
+        self.typists.end(id);
         if !attempt.may_have_left() {
             self.care.never_left(id, self.now());
         }
@@ -127,6 +129,7 @@ impl Worker {
     /// The same, on the word of a group's member.
     fn settle_for(&mut self, id: MessageId, from: Vec<Member>, change: Change) {
         if self.flights.get(id).is_none() {
+            self.typists.end(id);
             self.state.start(id);
             self.flights.add(id, Stage::Settling, self.connection);
         }
@@ -163,6 +166,7 @@ impl Worker {
 
     pub(super) fn forget(&mut self, id: MessageId) {
         self.flights.remove(id);
+        self.typists.end(id);
         self.care.forget(id);
         self.state.remove(id, self.now());
     }

@@ -15,11 +15,13 @@ use whatsapp_rust::{Client, ClientError, IqError, IsOnWhatsAppResult, Jid, SendO
 
 use super::driver::WaDriver;
 use super::outgoing::{self, Envelope};
-use super::{convert, download, keys, membership, passkey, upload};
+use super::{convert, download, keys, membership, passkey, typing, upload};
 use crate::model::{ChatId, LinkState, PairingMethod, PasskeyStep, Timestamp};
 use crate::session::passkey::PasskeyAnswer;
 use crate::session::supervisor::Handle;
-use crate::session::{FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp};
+use crate::session::{
+    ChatState, FileTold, Link, Outgoing, SendError, SessionError, Unlinked, Upload, Uploaded, WhatsApp,
+};
 
 /// A hand-over may ask the server for devices and keys first; the library would wait 75 s for each answer.
 const HAND_OVER_TAKES: Duration = Duration::from_secs(30);
@@ -174,6 +176,12 @@ impl WhatsApp for Adapter {
             Ok(outcome) => outcome.map(|_| ()),
             Err(_) => Err(SendError::Transient("WhatsApp did not answer while the message was prepared".to_owned())),
         }
+    }
+
+    async fn show(&self, chat: &ChatId, state: ChatState) -> Result<(), SendError> {
+        let context = &self.driver.context;
+        let online = context.config.presence_online.as_ref().is_some_and(|online| *online.borrow());
+        typing::show(self.connected().as_deref(), &context.seen, chat, state, online).await
     }
 
     async fn upload(&self, upload: Upload) -> Result<Uploaded, SendError> {

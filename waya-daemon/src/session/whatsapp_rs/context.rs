@@ -14,6 +14,7 @@ use super::people::People;
 use super::progress::Progress;
 use super::storage::KeyFiles;
 use super::timers::Timers;
+use super::typing::Seen;
 use super::{OpenError, SessionConfig, Version, version};
 use crate::clock::Clock;
 use crate::session::state::Input;
@@ -50,6 +51,8 @@ pub struct Context {
     pub people: People,
     /// The chats' disappearing timers.
     pub timers: Timers,
+    /// The chats that see this account type.
+    pub seen: Seen,
     /// The pairing under way shows a code to type, and no QR code.
     pub pairing_by_code: AtomicBool,
     /// The code to type is of no use any more.
@@ -76,6 +79,7 @@ impl Context {
             keys: KeyFiles::new(&config.data_dir),
             people: People::default(),
             timers: Timers::load(&config.data_dir),
+            seen: Seen::default(),
             pairing_by_code: AtomicBool::new(false),
             code_is_stale: Notify::new(),
             passkey_asked: AtomicBool::new(false),

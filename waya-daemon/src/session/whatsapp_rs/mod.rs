@@ -31,6 +31,7 @@ mod pump;
 mod sink;
 mod storage;
 mod timers;
+mod typing;
 mod upload;
 mod version;
 

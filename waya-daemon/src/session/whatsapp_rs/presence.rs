@@ -62,7 +62,8 @@ impl Said {
     }
 }
 
-async fn say(client: &Client, online: bool) {
+/// Says it, as far as there is anybody to say it to.
+pub(super) async fn say(client: &Client, online: bool) {
     let presence = client.presence();
     let said = if online { presence.set_available().await } else { presence.set_unavailable().await };
     if let Err(error) = said {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{at, chat, enqueued, message, new_id};
 use crate::model::{
     Ack, Attachment, Body, Change, ChatId, Content, Lane, Location, MediaHash, MediaKind, Message, MessageId,
-    NewMessage, ReceiptKind, Refusal, Roster, Source, Status, WhatsAppId,
+    NewMessage, ReceiptKind, Refusal, Roster, Source, Status, Typing, WhatsAppId,
 };
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Placed, Store};
 
@@ -244,6 +244,7 @@ pub async fn open_rows_come_oldest_first(store: &Store) {
         not_before: None,
         retry_at: None,
         claimed: true,
+        typing: Typing::of("x", &Content::default()),
     };
     assert_eq!(open[1], expected);
 }

@@ -16,7 +16,7 @@ use super::rows::{Rows, Stored};
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, message_id, message_key, reference_key, reference_prefix};
 use crate::model::{
-    Ack, Change, EventBody, MediaHash, Message, MessageId, Roster, Status, StatusChanged, Timestamp, WhatsAppId,
+    Ack, Change, EventBody, MediaHash, Message, MessageId, Roster, Status, StatusChanged, Timestamp, Typing, WhatsAppId,
 };
 use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, StoreError};
 
@@ -327,8 +327,12 @@ fn open_messages(shared: &Shared, engine: &Engine) -> Result<Vec<OpenMessage>, R
     for key in engine.tree(Tree::Open).iter().keys() {
         let key = key?;
         let Some(record) = engine.tree(Tree::Messages).get(&key)? else { continue };
-        let Some(message) = readable(shared, &key, &record).map(|stored| stored.message) else { continue };
-        open.push(OpenMessage::from(&message));
+        let Some(Stored { message, body }) = readable(shared, &key, &record) else { continue };
+        let mut message = OpenMessage::from(&message);
+        if body.is_some() {
+            message.typing = message.typing.map(Typing::of_long_text);
+        }
+        open.push(message);
     }
     Ok(open)
 }
