@@ -2,6 +2,7 @@
 //!
 //! Everything binds to loopback, lives in temporary folders and is stopped when dropped.
 
+pub mod apart;
 pub mod http;
 pub mod port;
 pub mod process;

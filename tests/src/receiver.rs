@@ -1,8 +1,9 @@
 //! A webhook's receiver on loopback that checks signatures and keeps what it is told.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use axum::Router;
@@ -17,11 +18,33 @@ use tokio::net::TcpListener;
 /// What its deliveries are signed with.
 pub const SECRET: &str = "the secret of the tests";
 
-#[derive(Debug, Default)]
+/// How it behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Takes everything.
+    Takes,
+    /// Takes nothing.
+    Refuses,
+    /// Does its work and fails afterwards: what it was told is told to it again.
+    Forgets,
+}
+
+/// Something that came, and how the receiver behaved then.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// The body.
+    pub body: Value,
+    /// What was made of it.
+    pub manner: Manner,
+}
+
+#[derive(Debug)]
 struct Inner {
-    refuses: AtomicBool,
-    told: Mutex<Vec<Value>>,
-    refused: Mutex<Vec<Value>>,
+    manner: Mutex<Manner>,
+    /// Before an answer.
+    pause: Duration,
+    arrivals: Mutex<Vec<Arrival>>,
+    unverified: AtomicUsize,
 }
 
 /// A receiver; gone when dropped.
@@ -38,9 +61,18 @@ impl Receiver {
     /// # Errors
     /// What the system says.
     pub async fn start() -> Result<Self> {
+        Self::slow(Duration::ZERO).await
+    }
+
+    /// One that takes so long for each answer.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn slow(pause: Duration) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let inner = Arc::<Inner>::default();
+        let (manner, arrivals) = (Mutex::new(Manner::Takes), Mutex::default());
+        let inner = Arc::new(Inner { manner, pause, arrivals, unverified: AtomicUsize::new(0) });
         let app = Router::new().route("/hook", post(take)).with_state(Arc::clone(&inner));
         let server = tokio::spawn(async move {
             let _ = axum::serve(listener, app).await;
@@ -54,21 +86,37 @@ impl Receiver {
         format!("http://{}/hook", self.address)
     }
 
-    /// From now on it answers 503, or takes everything.
-    pub fn refuse(&self, refuses: bool) {
-        self.inner.refuses.store(refuses, Ordering::SeqCst);
+    /// How it behaves from now on.
+    pub fn behave(&self, manner: Manner) {
+        *self.inner.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    }
+
+    /// All that came, in order.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.inner.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The bodies it took, in order.
     #[must_use]
     pub fn told(&self) -> Vec<Value> {
-        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|manner| manner == Manner::Takes)
     }
 
     /// The bodies it did not take.
     #[must_use]
     pub fn refused(&self) -> Vec<Value> {
-        self.inner.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|manner| manner != Manner::Takes)
+    }
+
+    /// How many came with a wrong signature, or with headers that do not agree with the body.
+    #[must_use]
+    pub fn unverified(&self) -> usize {
+        self.inner.unverified.load(Ordering::SeqCst)
+    }
+
+    fn with(&self, wanted: impl Fn(Manner) -> bool) -> Vec<Value> {
+        self.arrivals().into_iter().filter(|came| wanted(came.manner)).map(|came| came.body).collect()
     }
 }
 
@@ -79,11 +127,19 @@ impl Drop for Receiver {
 }
 
 async fn take(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let Some(body) = verified(&headers, &body) else { return StatusCode::UNAUTHORIZED };
-    let refuses = inner.refuses.load(Ordering::SeqCst);
-    let kept = if refuses { &inner.refused } else { &inner.told };
-    kept.lock().unwrap_or_else(PoisonError::into_inner).push(body);
-    if refuses { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+    let Some(body) = verified(&headers, &body) else {
+        inner.unverified.fetch_add(1, Ordering::SeqCst);
+        return StatusCode::UNAUTHORIZED;
+    };
+    let manner = *inner.manner.lock().unwrap_or_else(PoisonError::into_inner);
+    inner.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(Arrival { body, manner });
+    // The work is done; whoever dies now never learns of it.
+    tokio::time::sleep(inner.pause).await;
+    match manner {
+        Manner::Takes => StatusCode::OK,
+        Manner::Refuses => StatusCode::SERVICE_UNAVAILABLE,
+        Manner::Forgets => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// The body, when the signature is right and the headers agree with it.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use waya_tests::receiver::{Receiver, SECRET};
+use waya_tests::receiver::{Manner, Receiver, SECRET};
 use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
 
 fn add(world: &World, receiver: &Receiver, events: &[&str]) -> Result<String> {
@@ -88,7 +88,7 @@ async fn a_kill_loses_nothing_and_keeps_the_ids() -> Result<()> {
     world.until_session("connected").await?;
     let receiver = Receiver::start().await?;
     add(&world, &receiver, &["message.sent,message.delivered,message.read", "message.incoming"])?;
-    receiver.refuse(true);
+    receiver.behave(Manner::Refuses);
     let mut ids = Vec::new();
     for n in 0..10 {
         let id = world.accept(BUDI, &format!("text {n}")).await?;
@@ -105,7 +105,7 @@ async fn a_kill_loses_nothing_and_keeps_the_ids() -> Result<()> {
     for id in &ids {
         world.until_message(id, |message| message["ack"] != "none").await?;
     }
-    receiver.refuse(false);
+    receiver.behave(Manner::Takes);
     until("all of it is told", || async {
         let told = receiver.told();
         for id in &ids {
