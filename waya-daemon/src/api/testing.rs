@@ -20,6 +20,7 @@ use crate::model::{
     Change, ChatId, Cursor, Event, EventBody, Incoming, Kind, LinkState, ListedChat, Message, MessageId, Notice,
     OfflineReason, Roster, Status, Timestamp, Webhook, WebhookId, WhatsAppId,
 };
+use crate::net::testing::Names;
 use crate::net::{Fetcher, Policy};
 use crate::queue::{self, Queue};
 use crate::requests::RequestLog;
@@ -416,6 +417,10 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     pub shutdown: CancellationToken,
     pub media_limits: watch::Sender<Limits>,
+    /// Where files may be fetched from.
+    pub policy: watch::Sender<Policy>,
+    /// Where the hosts of files are.
+    pub names: Arc<Names>,
     pub data_dir: tempfile::TempDir,
 }
 
@@ -474,13 +479,10 @@ impl World {
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let media_limits = watch::Sender::new(Limits::default());
-        let media = Media::open(
-            &data_dir.path().join("media"),
-            media_limits.subscribe(),
-            offline_fetcher(),
-            watch::channel(false).1,
-        )
-        .unwrap();
+        let (policy, names) = (watch::Sender::new(Policy::default()), Names::new(&[]));
+        let fetcher = Fetcher::new(policy.subscribe(), None).resolving_by(names.clone());
+        let dir = data_dir.path().join("media");
+        let media = Media::open(&dir, media_limits.subscribe(), fetcher, watch::channel(false).1).unwrap();
         let parts = queue::Parts {
             store: store.clone(),
             session: whatsapp.clone(),
@@ -520,7 +522,7 @@ impl World {
             },
             shutdown: shutdown.clone(),
         });
-        Self { api, memory, store, whatsapp, settings, bus, clock, shutdown, media_limits, data_dir }
+        Self { api, memory, store, whatsapp, settings, bus, clock, shutdown, media_limits, policy, names, data_dir }
     }
 
     /// The API key as it was written down.

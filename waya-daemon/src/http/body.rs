@@ -5,40 +5,64 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::{HeaderMap, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 
 use super::Options;
 use super::error::HttpError;
 use crate::api::ApiError;
 
-/// What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
-const SWALLOW: usize = 64 << 20;
-/// A large body that is announced may take a second more for so many bytes.
-const BYTES_A_SECOND: u64 = 256 << 10;
-/// How long that may take.
-const SWALLOW_FOR: Duration = Duration::from_secs(2);
+/// So many bytes a second have to come of a body, once its first time is over: a document takes its time on a thin line.
+const BYTES_A_SECOND: f64 = 262_144.0;
+/// Room made for a body on the word of its sender, in bytes; the rest comes with the bytes.
+const FIRST: usize = 1 << 20;
+
+/// How long a body may go on: for as long as every body may, and longer for what came of it. Who dribbles is left.
+#[derive(Debug)]
+pub(super) struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    /// From now on.
+    pub(super) fn new(options: &Options) -> Self {
+        Self { until: Instant::now() + options.body_timeout }
+    }
+
+    /// Waits for the next piece.
+    pub(super) async fn wait<T>(&self, piece: impl Future<Output = T>) -> Result<T, HttpError> {
+        tokio::time::timeout_at(self.until, piece).await.map_err(|_| HttpError::TooSlow)
+    }
+
+    /// So much of it came.
+    pub(super) fn came(&mut self, bytes: usize) {
+        self.until += Duration::from_secs_f64(bytes as f64 / BYTES_A_SECOND);
+    }
+}
 
 /// The whole body of a JSON request.
-pub(super) async fn read_json(headers: &HeaderMap, mut body: Body, options: &Options) -> Result<Bytes, HttpError> {
+pub(super) async fn read_json(headers: &HeaderMap, mut body: Body, options: &Options) -> Result<Vec<u8>, HttpError> {
     check_type(headers)?;
+    let announced: Option<u64> =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let limit = options.body_limit;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let refused = if announced.is_some_and(|length: u64| length > limit as u64) {
-        HttpError::TooLarge(limit)
-    } else {
-        let read = Limited::new(&mut body, limit).collect();
-        // A document takes its time on a thin line.
-        let patience = options.body_timeout + Duration::from_secs(announced.unwrap_or_default() / BYTES_A_SECOND);
-        match tokio::time::timeout(patience, read).await {
-            Ok(Ok(read)) => return Ok(read.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => HttpError::TooLarge(limit),
-            Ok(Err(_)) => return Err(HttpError::InvalidJson("the body ended early".to_owned())),
-            Err(_) => return Err(HttpError::TooSlow),
+    let too_large = || HttpError::TooLarge(limit);
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut patience = Patience::new(options);
+    // In one piece, and never held twice.
+    let mut bytes = Vec::with_capacity(announced.map_or(0, |length| (length as usize).min(FIRST)));
+    while let Some(frame) = patience.wait(body.frame()).await? {
+        let frame = frame.map_err(|_| HttpError::InvalidJson("the body ended early".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large());
         }
-    };
-    let _ = tokio::time::timeout(SWALLOW_FOR, Limited::new(body, SWALLOW).collect()).await;
-    Err(refused)
+        patience.came(data.len());
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
 }
 
 /// Whether the body is a form with files.

@@ -8,6 +8,7 @@ mod body;
 mod edge;
 mod error;
 mod openapi;
+mod parting;
 mod routes;
 mod server;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use tower::ServiceExt as _;
 
 use super::edge::client::Peer;
 use super::error::HttpError;
+use super::parting::Parting;
 use super::{Options, router};
 use crate::api::Api;
 
@@ -92,7 +93,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Parting::new(stream, shutdown.clone())), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -4,8 +4,6 @@
 //! curl -F number=6281… -F message=Halo -F file=@foto.jpg …/api/send-message
 //! ```
 
-use std::time::Duration;
-
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest as _, Multipart, Request};
 use serde_json::{Map, Value, json};
@@ -14,6 +12,7 @@ use super::send::header_key;
 use super::send_body;
 use crate::api::{ApiError, Content, MAX_FILES, MediaInput, MediaSource, SendRequest, What};
 use crate::http::Door;
+use crate::http::body::Patience;
 use crate::http::error::HttpError;
 use crate::model::MediaHints;
 
@@ -21,8 +20,6 @@ use crate::model::MediaHints;
 const LONGEST_FIELD: usize = 1 << 20;
 /// No form has more parts.
 const MOST_PARTS: usize = 10_100;
-/// A part that stops coming for so long is given up.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Fields that may come several times, or as a JSON array.
 const LISTS: [&str; 2] = ["recipients", "mentions"];
 /// Fields that hold JSON.
@@ -37,6 +34,8 @@ struct Form {
     files: Vec<MediaInput>,
     hashes: Vec<Value>,
     hints: MediaHints,
+    /// Length of all fields but files.
+    text: usize,
 }
 
 /// Reads a form.
@@ -45,27 +44,36 @@ pub(super) async fn read(door: &Door, request: Request) -> Result<SendRequest, H
     let mut parts = Multipart::from_request(request, &())
         .await
         .map_err(|error| HttpError::InvalidJson(format!("the form cannot be read: {}", error.body_text())))?;
-    let mut form = Form::default();
-    let mut count = 0;
-    while let Some(part) = in_time(parts.next_field()).await? {
-        count += 1;
-        if count > MOST_PARTS {
-            return Err(ApiError::field_error("body", "has too many parts").into());
-        }
-        form.take(door, part).await?;
-    }
-    form.request(key.as_deref())
+    Form::read(door, &mut parts).await?.request(key.as_deref())
 }
 
 impl Form {
-    async fn take(&mut self, door: &Door, part: Field<'_>) -> Result<(), HttpError> {
+    async fn read(door: &Door, parts: &mut Multipart) -> Result<Self, HttpError> {
+        let mut patience = Patience::new(&door.options);
+        let mut form = Self::default();
+        let mut count = 0;
+        while let Some(part) = in_time(&patience, parts.next_field()).await? {
+            count += 1;
+            if count > MOST_PARTS {
+                return Err(ApiError::field_error("body", "has too many parts").into());
+            }
+            form.take(door, part, &mut patience).await?;
+        }
+        Ok(form)
+    }
+
+    async fn take(&mut self, door: &Door, part: Field<'_>, patience: &mut Patience) -> Result<(), HttpError> {
         let name = part.name().unwrap_or_default().to_owned();
         let filename = part.file_name().map(str::to_owned);
         let is_file = filename.is_some() || matches!(name.as_str(), "file" | "image" | "video" | "audio" | "document");
         if is_file || (name == "media" && part.content_type().is_some()) {
-            return self.take_file(door, part, filename).await;
+            return self.take_file(door, part, filename, patience).await;
         }
-        let text = text(&name, part).await?;
+        let text = text(&name, part, patience).await?;
+        self.text += name.len() + text.len();
+        if self.text > door.options.body_limit {
+            return Err(HttpError::TooLarge(door.options.body_limit));
+        }
         match name.as_str() {
             // What forms send for a field that nobody filled in.
             _ if text.is_empty() => {}
@@ -100,7 +108,13 @@ impl Form {
         Ok(())
     }
 
-    async fn take_file(&mut self, door: &Door, mut part: Field<'_>, filename: Option<String>) -> Result<(), HttpError> {
+    async fn take_file(
+        &mut self,
+        door: &Door,
+        mut part: Field<'_>,
+        filename: Option<String>,
+        patience: &mut Patience,
+    ) -> Result<(), HttpError> {
         if self.files.len() == MAX_FILES {
             return Err(ApiError::field_error("media", format!("has more than {MAX_FILES} files")).into());
         }
@@ -109,7 +123,8 @@ impl Form {
         // curl and browsers write this where they do not know.
         let mimetype = mimetype.filter(|kind| kind != "application/octet-stream");
         let mut writer = door.api.take_file()?;
-        while let Some(piece) = in_time(part.chunk()).await? {
+        while let Some(piece) = in_time(patience, part.chunk()).await? {
+            patience.came(piece.len());
             let written = writer.write(&piece);
             written.map_err(|problem| ApiError::InvalidMedia { field: field.clone(), problem })?;
         }
@@ -156,10 +171,10 @@ fn add_files(message: &mut What, files: impl Iterator<Item = MediaInput>) {
     message.media.extend(files);
 }
 
-async fn text(name: &str, part: Field<'_>) -> Result<String, HttpError> {
-    let mut part = part;
+async fn text(name: &str, mut part: Field<'_>, patience: &mut Patience) -> Result<String, HttpError> {
     let mut bytes = Vec::new();
-    while let Some(piece) = in_time(part.chunk()).await? {
+    while let Some(piece) = in_time(patience, part.chunk()).await? {
+        patience.came(piece.len());
         if bytes.len() + piece.len() > LONGEST_FIELD {
             return Err(HttpError::TooLarge(LONGEST_FIELD));
         }
@@ -182,12 +197,12 @@ fn flag(name: &str, text: &str) -> Result<bool, HttpError> {
 }
 
 /// The next part or piece, or a word on why there is none.
-async fn in_time<T>(step: impl Future<Output = Result<T, MultipartError>>) -> Result<T, HttpError> {
-    match tokio::time::timeout(SILENCE, step).await {
-        Ok(Ok(step)) => Ok(step),
-        Ok(Err(error)) => {
-            Err(HttpError::InvalidJson(format!("the form ended early or is broken: {}", error.body_text())))
-        }
-        Err(_) => Err(HttpError::TooSlow),
-    }
+async fn in_time<T>(
+    patience: &Patience,
+    step: impl Future<Output = Result<T, MultipartError>>,
+) -> Result<T, HttpError> {
+    patience
+        .wait(step)
+        .await?
+        .map_err(|error| HttpError::InvalidJson(format!("the form ended early or is broken: {}", error.body_text())))
 }

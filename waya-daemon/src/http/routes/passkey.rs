@@ -47,7 +47,7 @@ pub(in crate::http) async fn confirm(
 async fn body(door: &Door, request: Request) -> Result<String, HttpError> {
     let (head, body) = request.into_parts();
     let bytes = read_json(&head.headers, body, &door.options).await?;
-    String::from_utf8(bytes.into()).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         HttpError::InvalidJson(format!("the body is not valid UTF-8 (byte {})", error.utf8_error().valid_up_to()))
     })
 }

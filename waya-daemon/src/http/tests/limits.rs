@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Door, assert_refused};
+use super::{Door, answer, assert_refused};
 use crate::http::Options;
 
 /// Reads until the other side closes.
@@ -25,6 +25,126 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
     let chunked = reqwest::Body::wrap_stream(futures_util::StreamExt::map(chunks, Ok::<_, std::io::Error>));
     assert_refused(&door.post_raw(chunked).await, 413, "too_large", None);
     door.sent("small").await;
+}
+
+/// Who asks before sending a large body is told at once, and sends none of it.
+#[tokio::test]
+async fn a_body_over_the_limit_is_not_asked_for() {
+    let door = Door::with(Options { body_limit: 1000, ..Options::default() }).await;
+    let mut asks = TcpStream::connect(door.address).await.unwrap();
+    let head = format!(
+        "POST /api/send-message HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n",
+        door.world.key()
+    );
+    asks.write_all(head.as_bytes()).await.unwrap();
+    let answer = rest(&mut asks).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("\"code\":\"too_large\""), "{answer}");
+}
+
+/// Whoever sends on regardless gets to read why it is of no use.
+#[tokio::test]
+async fn who_pours_on_reads_the_refusal() {
+    let door = Door::with(Options { body_limit: 1000, ..Options::default() }).await;
+    let (mut reader, mut writer) = TcpStream::connect(door.address).await.unwrap().into_split();
+    let head = format!(
+        "POST /api/send-message HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\ncontent-length: 100000000\r\n\r\n",
+        door.world.key()
+    );
+    let pouring = tokio::spawn(async move {
+        writer.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..20 {
+            writer.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+        }
+        writer
+    });
+    // Nothing is read before everything is written: it must not have been torn down meanwhile.
+    let _writer = pouring.await.unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
+}
+
+/// A long answer is whole, also for who reads it slowly and wants no more than that.
+#[tokio::test]
+async fn a_long_answer_is_whole_before_the_end() {
+    let door = Door::open().await;
+    for _ in 0..40 {
+        door.sent(&"ж".repeat(60_000)).await;
+    }
+    let mut stream = TcpStream::connect(door.address).await.unwrap();
+    let head =
+        format!("GET /api/queue HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: {}\r\n\r\n", door.world.key());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let answer = rest(&mut stream).await;
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    assert!(body.len() > 4_000_000 && body.ends_with('}'), "{} bytes", body.len());
+}
+
+#[tokio::test]
+async fn the_fields_of_a_form_have_a_limit_together() {
+    let door = Door::with(Options { body_limit: 1000, ..Options::default() }).await;
+    let form = |count: usize| {
+        let field = |(name, text): (String, String)| {
+            format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+        };
+        let extra = (0..count).map(|n| (format!("extra{n}"), "x".repeat(100)));
+        let known = [("number", "6281200000002"), ("message", "Halo")].map(|(name, text)| (name.into(), text.into()));
+        known.into_iter().chain(extra).map(field).collect::<String>() + "--b--\r\n"
+    };
+    let send = |count| {
+        let request = door.request("POST", "/api/send-message");
+        answer(request.header("content-type", "multipart/form-data; boundary=b").body(form(count)))
+    };
+    assert_refused(&send(20).await, 413, "too_large", None);
+    assert_eq!(door.world.memory.count(), 0);
+    assert_eq!(send(5).await.0, 202);
+}
+
+/// A byte now and then keeps no connection.
+#[tokio::test]
+async fn who_dribbles_is_cut() {
+    let brief = Duration::from_millis(300);
+    let door = Door::with(Options { header_timeout: brief, body_timeout: brief, ..Options::default() }).await;
+    let head = |kind: &str| {
+        let key = door.world.key();
+        format!("POST /api/send-message HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-type: {kind}\r\n")
+    };
+    let (json, form) = (head("application/json"), head("multipart/form-data; boundary=b"));
+    let file = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+    let dribbles = [
+        ("GET /livez HTTP/1.1\r\nx-a: ".to_owned(), None),
+        (format!("{json}content-length: 100000\r\n\r\n"), Some("408")),
+        (format!("{json}transfer-encoding: chunked\r\n\r\n7fffffff\r\n"), Some("408")),
+        (format!("{form}content-length: 100000\r\n\r\n{file}"), Some("408")),
+        (format!("{form}content-length: 100000\r\n\r\n--b\r\n"), Some("408")),
+    ];
+    let ends = dribbles.map(|(begins, status)| dribble(door.address, begins, status));
+    tokio::time::timeout(Duration::from_secs(30), futures_util::future::join_all(ends)).await.unwrap();
+    door.sent("still here").await;
+}
+
+/// Sends this and then byte after byte, until the other side has had enough and said so.
+async fn dribble(address: std::net::SocketAddr, begins: String, status: Option<&str>) {
+    let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+    writer.write_all(begins.as_bytes()).await.unwrap();
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut text = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(count @ 1..) = reader.read(&mut piece).await {
+        text.extend_from_slice(&piece[..count]);
+    }
+    writing.abort();
+    let text = String::from_utf8(text).unwrap();
+    if let Some(status) = status {
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{begins}: {text}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod edge;
+mod inside;
 mod keys;
 mod limits;
 mod openapi;
