@@ -77,7 +77,7 @@ struct Accepted {
 struct SecondDevice {
     phone: String,
     heard: Arc<Mutex<Heard>>,
-    listening: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 /// Ids of what a second device was handed.
@@ -95,6 +95,7 @@ impl SecondDevice {
         let scanned = reqwest::Client::new().post(scan).body(person.qr().await).send().await.unwrap();
         assert!(scanned.status().is_success(), "{}", scanned.text().await.unwrap());
         person.connected().await;
+        let staying = person.come_back_at_once();
         let heard = Arc::<Mutex<Heard>>::default();
         let told = heard.clone();
         let listening = tokio::spawn(async move {
@@ -109,7 +110,7 @@ impl SecondDevice {
                 }
             }
         });
-        Self { phone: phone.to_owned(), heard, listening }
+        Self { phone: phone.to_owned(), heard, tasks: [listening, staying] }
     }
 
     /// What it should have and has not.
@@ -400,7 +401,7 @@ async fn whatever_goes_wrong_the_books_balance() {
     let mut wrong = soak.audit().await;
     for device in second_devices {
         wrong.extend(device.lacks(&soak.books.lock().unwrap()));
-        device.listening.abort();
+        device.tasks.iter().for_each(JoinHandle::abort);
     }
     let (accepted, refused) = {
         let books = soak.books.lock().unwrap();

@@ -8,6 +8,7 @@ pub mod raw;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -200,6 +201,23 @@ impl Person {
         };
         let found = tokio::time::timeout(LIMIT, search).await;
         found.unwrap_or_else(|_| panic!("{} waited in vain for {what}; but: {:?}", self.name, self.told))
+    }
+
+    /// From now on it comes back at once whenever its connection ends. By itself it waits longer after each connection that
+    /// did not last, up to a quarter of an hour.
+    pub fn come_back_at_once(&mut self) -> JoinHandle<()> {
+        let (client, first) = (self.client.clone(), self.handle.take());
+        client.enable_auto_reconnect.store(false, Ordering::Relaxed);
+        tokio::spawn(async move {
+            if let Some(first) = first {
+                first.await;
+            }
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                client.enable_auto_reconnect.store(false, Ordering::Relaxed);
+                client.run().await;
+            }
+        })
     }
 
     /// The next event that nobody waited for; `None` when the client is gone.
