@@ -112,7 +112,7 @@ impl Intake {
                 self.parts.store.come_back().await;
                 continue;
             }
-            let sleep = self.window.as_ref().and_then(Window::next_due);
+            let sleep = self.window.as_ref().filter(|_| self.may_fetch()).and_then(Window::next_due);
             let reads = self.window.as_ref().is_some_and(Window::has_room);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -173,11 +173,16 @@ impl Intake {
         Ok(())
     }
 
+    /// Whether one more could be fetched now. Where it could not, time alone changes nothing: the link does, or the end
+    /// of another fetch.
+    fn may_fetch(&self) -> bool {
+        self.fetches.len() < AT_ONCE && self.link.borrow().state.is_connected()
+    }
+
     fn set_off(&mut self) {
-        let connected = self.link.borrow_and_update().state.is_connected();
-        let Some(window) = self.window.as_mut().filter(|_| connected) else { return };
-        while self.fetches.len() < AT_ONCE {
-            let Some(cursor) = window.next(Instant::now()) else { return };
+        self.link.mark_unchanged();
+        while self.may_fetch() {
+            let Some(cursor) = self.window.as_mut().and_then(|window| window.next(Instant::now())) else { return };
             let parts = self.parts.clone();
             self.fetches.spawn(async move { fetch(&parts, cursor).await });
         }

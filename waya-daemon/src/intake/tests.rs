@@ -163,6 +163,31 @@ async fn offline_and_over_a_restart_what_waits_is_kept() {
     world.end().await;
 }
 
+/// On a thread of its own: who looks again and again lets no time pass.
+#[test]
+fn what_is_due_while_offline_is_waited_for_at_rest() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let world = World::new(wanting(&["image"])).await;
+            world.whatsapp.next_downloads_fail([SendError::Transient("busy".to_owned())]);
+            world.comes("image", "a picture").await;
+            while world.whatsapp.downloads() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let reason = OfflineReason("no route".to_owned());
+            world.whatsapp.set_link(LinkState::Offline { reason, retry_at: None });
+            tokio::time::sleep(Duration::from_hours(1)).await;
+            world.whatsapp.set_link(LinkState::Connected);
+            world.until(&["a picture"]).await;
+            world.end().await;
+        });
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(20)).expect("it does not rest, or does not come back");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_too_old_is_not_asked_for() {
     let world = World::new(wanting(&["image"])).await;

@@ -211,7 +211,7 @@ pub enum WaEvent {
         chat: ChatId,
         /// Whose device.
         from: ChatId,
-        /// That person's LID digits, when known.
+        /// That person's LID digits, in a group and when known.
         from_lid: Option<String>,
         /// What it says.
         kind: ReceiptKind,

@@ -61,10 +61,11 @@ async fn received(context: &Context, client: &Arc<Client>, receipt: &Receipt) {
     let from = convert::address(client, &source.sender, alternative).await;
     let (Some(chat), Some(from)) = (chat, from) else { return };
     context.people.named(&from).into_iter().for_each(|person| context.tell(person));
+    let from_lid = if chat.chat.is_person() { None } else { lid(client, &from).await };
     context.tell(WaEvent::Receipt {
         ids: receipt.message_ids.iter().cloned().map(WhatsAppId).collect(),
         chat: chat.chat,
-        from_lid: lid(client, &from).await,
+        from_lid,
         from: from.chat,
         kind,
         at: convert::timestamp(receipt.timestamp.timestamp_millis()),
