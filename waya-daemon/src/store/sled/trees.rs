@@ -84,7 +84,8 @@ impl Tree {
 
     /// What cannot be made again from other trees. Idempotency comes before the messages it names and chats before
     /// their people, so that a copy made while rows are written never knows a request without its messages, a message
-    /// to a group without those who get it, or a chat without its person. A webhook's place comes before what it is still to be told: told twice is better than never.
+    /// to a group without those who get it, or a chat without its person. A webhook's place comes before what it is still
+    /// to be told: told twice is better than never.
     pub const RECORDS: [Self; 11] = [
         Self::Idempotency,
         Self::Messages,
