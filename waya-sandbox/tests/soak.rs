@@ -362,11 +362,7 @@ impl Soak {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_the_books_balance() {
-    if std::env::var_os("WAYA_LOG_FILTER").is_some() {
-        // What the second devices say; `serve` writes to the same place.
-        let filter = tracing_subscriber::EnvFilter::from_env("WAYA_LOG_FILTER");
-        tracing_subscriber::fmt().with_env_filter(filter).with_thread_names(true).with_writer(std::io::stderr).init();
-    }
+    support::tell_if_asked();
     let (seconds, people) = (setting("WAYA_SOAK_SECONDS", 15), setting("WAYA_SOAK_PEOPLE", 10));
     let folder = tempfile::tempdir().unwrap();
     let (served, url) = Served::start(people, folder.path(), Port::any()).await;

@@ -30,6 +30,15 @@ use whatsapp_rust::{Client, SendOptions};
 /// Nothing here takes longer unless it is broken.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// What emulator and clients say of themselves, when `WAYA_LOG_FILTER` asks for it.
+pub fn tell_if_asked() {
+    if std::env::var_os("WAYA_LOG_FILTER").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_env("WAYA_LOG_FILTER");
+        // The first test of a binary speaks for all.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
+}
+
 /// An emulator that is being served.
 pub struct World {
     pub emulator: Emulator,
@@ -76,6 +85,7 @@ impl World {
     }
 
     async fn on(port: Port, mut config: EmulatorConfig) -> Self {
+        tell_if_asked();
         config.listen = port.address();
         let emulator = Emulator::open(config).await.unwrap();
         let stop = CancellationToken::new();

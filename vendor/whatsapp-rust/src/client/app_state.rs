@@ -1478,6 +1478,29 @@ impl Client {
         collections: Vec<WAPatchName>,
         scope: SyncScope,
     ) -> Result<BatchedSyncOutcome> {
+        // The bootstrap cannot skip: it has to know the collection is synced
+        // before it dispatches Connected, and an equivalent sync in flight only
+        // tells it someone else is trying. So when a deadline is supplied — which
+        // is what marks the critical path — it waits for whoever holds it, and
+        // finding the collection already synced afterwards is the fast case.
+        // Background callers still skip, because for them the in-flight sync
+        // genuinely does the work.
+        let wait = if scope.is_bootstrap() {
+            ReservationWait::Always
+        } else {
+            ReservationWait::SkipBehindSync
+        };
+        self.sync_collections_batched_behind(collections, scope, wait)
+            .await
+    }
+
+    /// waya: the same, for who knows better whether a sync in flight does the work.
+    pub(crate) async fn sync_collections_batched_behind(
+        &self,
+        collections: Vec<WAPatchName>,
+        scope: SyncScope,
+        wait: ReservationWait,
+    ) -> Result<BatchedSyncOutcome> {
         let mut outcome = BatchedSyncOutcome::default();
         if collections.is_empty() {
             return Ok(outcome);
@@ -1497,19 +1520,6 @@ impl Client {
             .into_iter()
             .filter(|name| seen.insert(*name))
             .collect();
-
-        // The bootstrap cannot skip: it has to know the collection is synced
-        // before it dispatches Connected, and an equivalent sync in flight only
-        // tells it someone else is trying. So when a deadline is supplied — which
-        // is what marks the critical path — it waits for whoever holds it, and
-        // finding the collection already synced afterwards is the fast case.
-        // Background callers still skip, because for them the in-flight sync
-        // genuinely does the work.
-        let wait = if scope.is_bootstrap() {
-            ReservationWait::Always
-        } else {
-            ReservationWait::SkipBehindSync
-        };
 
         let mut guards = Vec::with_capacity(collections.len());
         let mut pending = Vec::with_capacity(collections.len());

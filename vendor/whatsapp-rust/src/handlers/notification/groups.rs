@@ -95,7 +95,15 @@ pub(crate) fn handle_server_sync_notification(client: &Arc<Client>, nr: &NodeRef
                     }
                     let requested = to_sync.clone();
                     let scope = client_clone.sync_scope(None);
-                    let result = client_clone.sync_collections_batched(to_sync, scope).await;
+                    // waya: a sync in flight may have had its answer before there was
+                    // this version, and nobody tells of it twice. So it is waited for.
+                    let result = client_clone
+                        .sync_collections_batched_behind(
+                            to_sync,
+                            scope,
+                            crate::client::ReservationWait::Always,
+                        )
+                        .await;
                     if !client_clone.is_shutting_down() {
                         client_clone.report_background_sync(
                             "app state sync from server_sync",
