@@ -133,16 +133,12 @@ async fn refused_connections_work_again_when_the_fault_is_cleared() {
     for target in [FaultTarget::All, ani()] {
         world.emulator.set_fault(Fault::RefuseConnections, target.clone());
         world.emulator.set_fault(Fault::Cut, ani());
-        until("the client to be gone", || !connected(&world)).await;
+        until("the client to be gone", || !world.is_there(ANI)).await;
         assert_eq!(world.emulator.faults().len(), 1);
         world.emulator.clear_faults(&target);
         ani_client.connected().await;
-        assert!(connected(&world));
+        assert!(world.is_there(ANI));
     }
-}
-
-fn connected(world: &World) -> bool {
-    world.emulator.accounts()[0].devices[0].connected
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,22 +18,18 @@ const BUDI: &str = "6281200000002";
 /// Longer than a test lasts.
 const NEVER: Duration = Duration::from_hours(1);
 
-fn connected(world: &World) -> bool {
-    world.emulator.accounts()[0].devices[0].connected
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_silent_for_too_long_is_gone_and_finds_what_was_kept() {
     let idle_limit = Duration::from_secs(2);
     let world = World::with(EmulatorConfig { idle_limit, ..support::config() }).await;
     let keys = world.link(ANI, "Ani").await.leave().await;
-    until("the client to be gone", || !connected(&world)).await;
+    until("the client to be gone", || !world.is_there(ANI)).await;
     // Its socket stays open and says nothing, like one behind a router that forgot it.
     let mut silent = Raw::log_in(world.emulator.address(), &noise_key(keys.clone()).await, &login(ANI, 1)).await;
     let there = NodeBuilder::new("presence").attr("type", "available").attr("name", "Ani").build();
     assert!(silent.send_node(&there).await);
     until("Ani to be there", || world.emulator.presence(ANI).available).await;
-    until("Ani to be gone", || !connected(&world) && !world.emulator.presence(ANI).available).await;
+    until("Ani to be gone", || !world.is_there(ANI) && !world.emulator.presence(ANI).available).await;
 
     let budi = world.link(BUDI, "Budi").await;
     let id = budi.say(ANI, "where are you?").await;
@@ -47,9 +43,9 @@ async fn who_is_silent_for_too_long_is_gone_and_finds_what_was_kept() {
 async fn deaf(config: EmulatorConfig) -> (World, Raw, KeyPair) {
     let world = World::with(config).await;
     let keys = noise_key(world.link(ANI, "Ani").await.leave().await).await;
-    until("the client to be gone", || !connected(&world)).await;
+    until("the client to be gone", || !world.is_there(ANI)).await;
     let deaf = Raw::log_in(world.emulator.address(), &keys, &login(ANI, 1)).await;
-    until("the client to be there", || connected(&world)).await;
+    until("the client to be there", || world.is_there(ANI)).await;
     (world, deaf, keys)
 }
 
@@ -71,13 +67,13 @@ fn question(number: usize) -> Node {
 async fn ask_until_gone(world: &World, deaf: &mut Raw) {
     let asking = async {
         for number in 0.. {
-            if !connected(world) || !deaf.send_node(&question(number)).await {
+            if !world.is_there(ANI) || !deaf.send_node(&question(number)).await {
                 return;
             }
         }
     };
     tokio::time::timeout(support::LIMIT, asking).await.expect("it is never gone");
-    until("the client to be gone", || !connected(world)).await;
+    until("the client to be gone", || !world.is_there(ANI)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,9 +103,9 @@ async fn a_client_that_takes_nothing_can_be_cut() {
         for number in 0..120 {
             assert!(deaf.send_node(&question(number)).await);
         }
-        assert!(connected(&world));
+        assert!(world.is_there(ANI));
         let target = if fault == Fault::Restart { FaultTarget::All } else { FaultTarget::Phone(ANI.to_owned()) };
         world.emulator.set_fault(fault, target);
-        until("the client to be gone", || !connected(&world)).await;
+        until("the client to be gone", || !world.is_there(ANI)).await;
     }
 }

@@ -163,6 +163,7 @@ async fn who_still_types_is_told_to_who_comes_back_and_who_stopped_long_ago_is_n
     let ani = world.link(ANI, "Ani").await;
     let mut keys = world.link(BUDI, "Budi").await.leave().await;
     for (seconds_later, told) in [(60, false), (10, true)] {
+        until("Budi to be gone", || !world.is_there(BUDI)).await;
         ani.client.chatstate().send_composing(&Jid::pn(BUDI)).await.unwrap();
         // The text is behind it.
         ani.say(BUDI, "are you there?").await;

@@ -112,6 +112,12 @@ impl World {
         person.connected().await;
         person
     }
+
+    /// Whether the server believes that a device of this phone is there: it hears of a client's end later than the client.
+    pub fn is_there(&self, phone: &str) -> bool {
+        let accounts = self.emulator.accounts();
+        accounts.iter().any(|known| known.phone == phone && known.devices.iter().any(|device| device.connected))
+    }
 }
 
 impl World {
