@@ -1,6 +1,7 @@
 //! Webhooks of the real daemon: what happens is told, signed and in order, and a kill loses none of it.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -135,30 +136,63 @@ async fn a_kill_loses_nothing_and_keeps_the_ids() -> Result<()> {
     Ok(())
 }
 
+/// What `alerts.command` was told: event and condition.
+fn alerts(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let told = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    Ok(told.iter().map(|alert| format!("{} {}", alert["event"], alert["payload"]["condition"])).collect())
+}
+
+async fn until_alerts(file: &Path, expected: &[&str]) -> Result<()> {
+    until("it is told", || async {
+        let told = alerts(file)?;
+        ensure!(told == expected, "{told:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A world whose alerts go to this file.
+fn alerted(file: &Path) -> Result<World> {
+    let command = format!("cat >> {0}; echo >> {0}", file.display());
+    World::with(Options::default().env("WAYA_ALERTS_COMMAND", &command))
+}
+
 #[tokio::test]
 async fn the_owner_is_alerted_once_when_the_account_is_logged_out() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("alerts");
-    let command = format!("cat >> {0}; echo >> {0}", file.display());
-    let mut world = World::with(Options::default().env("WAYA_ALERTS_COMMAND", &command))?;
+    let mut world = alerted(&file)?;
     world.until_session("connected").await?;
     world.fault("logged-out", &[]).await?;
-    let alerts = || -> Result<Vec<Value>> {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-    };
-    let words = |alerts: Vec<Value>| -> Vec<String> {
-        alerts.iter().map(|alert| format!("{} {}", alert["event"], alert["payload"]["condition"])).collect()
-    };
     let began = r#""alert.began" "logged_out""#;
-    until("it is told", || async {
-        let told = words(alerts()?);
-        ensure!(told == [began], "{told:?}");
-        Ok(())
-    })
-    .await?;
+    until_alerts(&file, &[began]).await?;
     world.restart()?;
-    let told = words(alerts()?);
-    assert_eq!(told, [began], "a restart tells nothing again");
+    assert_eq!(alerts(&file)?, [began], "a restart tells nothing again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_owner_is_alerted_when_nothing_is_heard_of_the_phone_and_when_it_is_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("alerts");
+    let world = alerted(&file)?;
+    world.until_session("connected").await?;
+    world.admin.post("/phone", &json!({"online": true})).await?;
+    let first = world.waya_json(&["send", BUDI, "is the phone there?", "--wait", "delivered"])?;
+    assert_eq!(first["status"], "sent");
+    world.admin.post("/phone", &json!({"online": false})).await?;
+    world.waya_json(&["sandbox", "clock", "advance", "9d"])?;
+    world.until_session("connected").await?;
+    world.waya_json(&["send", BUDI, "and now?", "--wait", "delivered"])?;
+    assert_eq!(alerts(&file)?, [] as [&str; 0], "it has five days left");
+
+    world.waya_json(&["sandbox", "clock", "advance", "1d"])?;
+    let began = r#""alert.began" "phone_unseen""#;
+    until_alerts(&file, &[began]).await?;
+    world.admin.post("/phone", &json!({"online": true})).await?;
+    world.waya_json(&["send", BUDI, "it is back", "--wait", "delivered"])?;
+    world.waya_json(&["sandbox", "clock", "advance", "2m"])?;
+    until_alerts(&file, &[began, r#""alert.ended" "phone_unseen""#]).await?;
     Ok(())
 }

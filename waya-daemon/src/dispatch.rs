@@ -20,7 +20,7 @@ use crate::model::{ChatId, EventBody, Incoming, LinkState, Member, Timestamp};
 use crate::queue::Queue;
 use crate::session::{History, Inbox, Person, WaEvent};
 use crate::settings::Snapshot;
-use crate::store::{Contact, Journal, Store, StoreError};
+use crate::store::{Contact, Journal, Store, StoreError, phone};
 
 /// So many events are taken at once, so that what belongs together costs one commit.
 const AT_ONCE: usize = 256;
@@ -69,6 +69,7 @@ enum Note {
     Link(LinkState, Timestamp),
     Person(Contact),
     History(History),
+    PhoneSeen(Timestamp),
     Forgotten,
 }
 
@@ -108,6 +109,7 @@ pub async fn run(
                     note(Note::Person(contact(person)));
                 }
                 WaEvent::History(history) => note(Note::History(history)),
+                WaEvent::PhoneSeen(at) => note(Note::PhoneSeen(at)),
                 WaEvent::Forgotten => {
                     queue.on_account_gone();
                     note(Note::Forgotten);
@@ -153,8 +155,12 @@ async fn write_down(mut noted: mpsc::UnboundedReceiver<Note>, store: &Store, que
                     learn(store, std::mem::take(&mut people)).await;
                     learn_history(store, queue, history).await;
                 }
+                Note::PhoneSeen(at) => {
+                    once_it_can(store, "the phone's being there", || phone::saw(&*store.values, at)).await;
+                }
                 Note::Forgotten => {
                     people.clear();
+                    once_it_can(store, "what is to be forgotten", || phone::forget(&*store.values)).await;
                     once_it_can(store, "what is to be forgotten", || store.contacts.forget_all()).await;
                 }
                 Note::Link(state, at) => journal_link(store, state, at, &mut last).await,

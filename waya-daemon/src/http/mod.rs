@@ -18,24 +18,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef};
-use axum::http::{Extensions, HeaderMap, Method, StatusCode, Version, header};
+use axum::extract::FromRef;
+use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, patch, post, put};
 
 pub use server::serve;
 use tokio::sync::watch;
-use tower_http::CompressionLevel;
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{Predicate, SizeAbove};
 
 use crate::api::{Api, Scopes, Snapshot};
 use auth::Guard;
-use edge::cors::cors;
-use edge::frame::frame;
-use edge::limits::{Limits, per_address};
-use edge::record::record;
+use edge::limits::Limits;
 use error::HttpError;
 use routes::{deeds, events, health, media, message, passkey, queue, requests, send, session};
 
@@ -50,6 +44,8 @@ pub struct Options {
     pub header_timeout: Duration,
     /// How long a body may take.
     pub body_timeout: Duration,
+    /// How long the caller may read nothing of an answer.
+    pub write_timeout: Duration,
     /// How long requests under way may take once the daemon stops.
     pub drain_timeout: Duration,
 }
@@ -61,21 +57,27 @@ impl Default for Options {
             max_connections: 1024,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
         }
     }
 }
-
-/// Smaller answers, in bytes, are not compressed.
-const WORTH_COMPRESSING: u16 = 1024;
 
 /// What handlers stand on.
 #[derive(Debug, Clone)]
 struct Door {
     api: Api,
     options: Arc<Options>,
-    settings: watch::Receiver<Snapshot>,
+    /// Shared, because handlers get a door of their own for every request.
+    settings: Arc<watch::Receiver<Snapshot>>,
     limits: Arc<Limits>,
+}
+
+impl Door {
+    fn new(api: Api, options: Options) -> Self {
+        let settings = Arc::new(api.settings_watch());
+        Self { api, options: Arc::new(options), settings, limits: Arc::default() }
+    }
 }
 
 impl FromRef<Door> for Api {
@@ -90,17 +92,6 @@ async fn other_method(method: Method) -> Response {
         Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
         _ => HttpError::MethodNotAllowed.into_response(),
     }
-}
-
-/// Answers for people and programs, unless they are small; never a stream, whose parts are to leave at once.
-fn compression() -> CompressionLayer<impl Predicate> {
-    let text = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
-        let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-        kind.starts_with(b"application/json") || kind.starts_with(b"text/html")
-    };
-    CompressionLayer::new()
-        .quality(CompressionLevel::Fastest)
-        .compress_when(SizeAbove::new(WORTH_COMPRESSING).and(text))
 }
 
 /// What a key with the scope `send` may do.
@@ -140,9 +131,7 @@ fn governing() -> Router<Door> {
 }
 
 /// All routes.
-fn router(api: Api, options: Options) -> Router {
-    let settings = api.settings_watch();
-    let door = Door { api, options: Arc::new(options), settings, limits: Arc::default() };
+fn router(door: Door) -> Router {
     let needs = |needed: Scopes, routes: Router<Door>| {
         routes.route_layer(from_fn_with_state(Guard { door: door.clone(), needed }, auth::require_key))
     };
@@ -157,12 +146,5 @@ fn router(api: Api, options: Options) -> Router {
         .route("/readyz", get(health::ready))
         .fallback(|| async { HttpError::NoSuchRoute })
         .method_not_allowed_fallback(other_method)
-        // Bodies have limits of ours.
-        .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(door.clone(), per_address))
-        .layer(from_fn_with_state(door.clone(), record))
-        .layer(compression())
-        .layer(from_fn_with_state(door.clone(), cors))
-        .layer(from_fn_with_state(door.clone(), frame))
         .with_state(door)
 }

@@ -1,4 +1,4 @@
-//! A connection that ends so that its last answer can be read.
+//! A connection that ends so that its last answer can be read, and when nobody reads its answers.
 //!
 //! To close a connection over a body that is still coming would tear the answer down with it. So what comes once
 //! everything is said is read and thrown away, for a moment: the sender of what was refused gets to read why.
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 /// For so long.
@@ -24,11 +25,27 @@ pub(super) struct Parting {
     shutdown: CancellationToken,
     /// All is said; nothing is thrown away any more when this is over.
     over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// How long the other end may take nothing of what waits for it.
+    patience: Duration,
+    /// It takes nothing until then.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Parting {
-    pub(super) const fn new(stream: TcpStream, shutdown: CancellationToken) -> Self {
-        Self { stream, shutdown, over: None }
+    pub(super) const fn new(stream: TcpStream, patience: Duration, shutdown: CancellationToken) -> Self {
+        Self { stream, shutdown, over: None, patience, stalled: None }
+    }
+
+    /// What came of writing, unless nothing did for too long.
+    fn with_patience<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads the answer")))
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -54,7 +71,9 @@ impl AsyncRead for Parting {
 
 impl AsyncWrite for Parting {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.with_patience(cx, written)
     }
 
     fn poll_write_vectored(
@@ -62,7 +81,9 @@ impl AsyncWrite for Parting {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bytes);
+        this.with_patience(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,12 +18,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 
 use super::edge::client::Peer;
 use super::error::HttpError;
 use super::parting::Parting;
-use super::{Options, router};
+use super::{Door, Options, edge, router};
 use crate::api::Api;
 
 /// More than this of a request's head is refused.
@@ -34,8 +33,9 @@ const REST: Duration = Duration::from_millis(50);
 /// Serves until `shutdown`, then lets requests under way finish within the drain time and returns.
 pub async fn serve(listener: TcpListener, api: Api, options: Options, shutdown: CancellationToken) {
     let permits = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
-    let (header_timeout, drain_timeout) = (options.header_timeout, options.drain_timeout);
-    let router = router(api, options);
+    let drain_timeout = options.drain_timeout;
+    let door = Door::new(api, options);
+    let router = router(door.clone());
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
@@ -43,7 +43,7 @@ pub async fn serve(listener: TcpListener, api: Api, options: Options, shutdown: 
             next = accept(&listener, &permits) => next,
             () = shutdown.cancelled() => break,
         };
-        let connection = connection(stream, router.clone(), header_timeout, shutdown.clone());
+        let connection = connection(stream, door.clone(), router.clone(), shutdown.clone());
         let cut = cut.clone();
         connections.spawn(async move {
             let _permit = permit;
@@ -77,23 +77,20 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> ((TcpStream
     }
 }
 
-async fn connection(
-    (stream, peer): (TcpStream, Peer),
-    router: Router,
-    header_timeout: Duration,
-    shutdown: CancellationToken,
-) {
+async fn connection((stream, peer): (TcpStream, Peer), door: Door, router: Router, shutdown: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let options = Arc::clone(&door.options);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
-        answer(router.clone(), request)
+        let (door, router) = (door.clone(), router.clone());
+        async move { answer(edge::pass(&door, router, request)).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(options.header_timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Parting::new(stream, shutdown.clone())), service);
+        .serve_connection(TokioIo::new(Parting::new(stream, options.write_timeout, shutdown.clone())), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -108,10 +105,10 @@ async fn connection(
 }
 
 /// One request; a panic of ours costs this request only.
-async fn answer(router: Router, request: hyper::Request<Body>) -> Result<Response, Infallible> {
-    let answer = AssertUnwindSafe(router.oneshot(request)).catch_unwind().await;
+async fn answer(request: impl Future<Output = Response>) -> Result<Response, Infallible> {
+    let answer = AssertUnwindSafe(request).catch_unwind().await;
     Ok(match answer {
-        Ok(Ok(response)) => with_options(response),
+        Ok(response) => with_options(response),
         Err(_) => HttpError::Internal.into_response(),
     })
 }
@@ -130,14 +127,13 @@ fn with_options(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
-    use axum::routing::get;
-
     #[tokio::test]
     async fn a_panic_costs_one_request_only() {
-        let broken = || async { assert!(std::env::args().next().is_none(), "a fault of ours") };
-        let router = axum::Router::new().route("/", get(broken));
-        let Ok(response) = super::answer(router, hyper::Request::new(Body::empty())).await;
+        let broken = async {
+            assert!(std::env::args().next().is_none(), "a fault of ours");
+            unreachable!("it has a name");
+        };
+        let Ok(response) = super::answer(broken).await;
         assert_eq!(response.status().as_u16(), 500);
         assert_eq!(response.headers()["content-type"], "application/json");
     }

@@ -4,6 +4,9 @@ use axum::http::{HeaderMap, header};
 
 use super::mask::{JsonMask, MASK, MAX_BODY, is_secret};
 
+/// A body up to this size is kept as it came until somebody wants to know what is kept of it, in bytes.
+const LATER: usize = 4 << 10;
+
 /// What is seen of a body.
 #[derive(Debug)]
 pub struct Seen {
@@ -13,6 +16,8 @@ pub struct Seen {
 
 #[derive(Debug)]
 enum Kind {
+    /// Small, and so far as it came: to mask it takes longer than to accept what it asks for.
+    SmallJson(Vec<u8>),
     Json(JsonMask),
     /// A form with files; its beginning, and what divides its parts.
     Form {
@@ -42,7 +47,7 @@ impl Seen {
         let (kind, parameters) = given.split_once(';').unwrap_or((&given, ""));
         let kind = kind.trim().to_ascii_lowercase();
         let kind = if kind.is_empty() || kind == "application/json" || kind.ends_with("+json") {
-            Kind::Json(JsonMask::default())
+            Kind::SmallJson(Vec::new())
         } else if kind == "multipart/form-data" {
             Kind::Form { start: Vec::new(), boundary: boundary(parameters) }
         } else {
@@ -55,6 +60,13 @@ impl Seen {
     pub fn feed(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
         match &mut self.kind {
+            Kind::SmallJson(start) if start.len() + bytes.len() <= LATER => start.extend_from_slice(bytes),
+            Kind::SmallJson(start) => {
+                let mut mask = JsonMask::default();
+                mask.feed(start);
+                mask.feed(bytes);
+                self.kind = Kind::Json(mask);
+            }
             Kind::Json(mask) => mask.feed(bytes),
             Kind::Form { start, .. } => start.extend_from_slice(&bytes[..bytes.len().min(MAX_BODY - start.len())]),
             Kind::Other(_) => {}
@@ -69,14 +81,23 @@ impl Seen {
             return Kept { size, text: None };
         }
         let text = match kind {
-            Kind::Json(mask) => match mask.finish() {
-                (text, true) => format!("{text}… (cut; {size} bytes in all)"),
-                (text, false) => text,
-            },
+            Kind::SmallJson(bytes) => {
+                let mut mask = JsonMask::default();
+                mask.feed(&bytes);
+                masked(mask, size)
+            }
+            Kind::Json(mask) => masked(mask, size),
             Kind::Form { start, boundary } => form(&String::from_utf8_lossy(&start), &boundary, size),
             Kind::Other(kind) => format!("({size} bytes of {kind})"),
         };
         Kept { size, text: Some(text) }
+    }
+}
+
+fn masked(mask: JsonMask, size: u64) -> String {
+    match mask.finish() {
+        (text, true) => format!("{text}… (cut; {size} bytes in all)"),
+        (text, false) => text,
     }
 }
 
@@ -141,6 +162,13 @@ mod tests {
             assert_eq!(seen(json, r#"{"a":"b","secret":"x"}"#).unwrap(), r#"{"a":"b","secret":"***"}"#);
         }
         assert_eq!(seen("text/plain", "password=x").unwrap(), "(10 bytes of text/plain)");
+    }
+
+    #[test]
+    fn a_large_body_is_masked_like_a_small_one() {
+        let text = "x".repeat(LATER);
+        let json = seen("", &format!(r#"{{"secret":"x","message":"{text}","token":"y"}}"#)).unwrap();
+        assert!(json.starts_with(r#"{"secret":"***","#) && json.ends_with(r#","token":"***"}"#), "{json}");
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Files {
     }
 
     /// Writes rows down; they are there for readers afterwards.
-    pub(super) fn append(&mut self, rows: Vec<Passed>) -> io::Result<()> {
+    pub(super) fn append(&mut self, rows: impl IntoIterator<Item = Box<Passed>>) -> io::Result<()> {
         let mut rows = rows.into_iter().peekable();
         while rows.peek().is_some() {
             let (mut bytes, mut entries) = (Vec::new(), Vec::new());

@@ -1,11 +1,13 @@
 //! The log of HTTP requests: the newest thousand, with secrets masked and bodies cut.
 //!
 //! Owns the folder `requests` and a thread that writes it, woken by what the HTTP door hands over and by nothing else.
-//! Whoever hands over never waits: what does not fit into the thread's line is dropped and counted. It never keeps a key,
-//! a password or a file's content.
+//! Whoever hands over never waits, and the thread rests after its work, so that under a flood of requests most of them are
+//! forgotten before anything was made of them: only the newest are kept anyway. What cannot be written is counted. It
+//! never keeps a key, a password or a file's content. A killed daemon loses what came during a rest.
 
 mod body;
 mod files;
+mod line;
 mod mask;
 mod row;
 #[cfg(test)]
@@ -16,21 +18,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 pub use body::Seen;
 pub use row::{Passed, Row, Side, Summary};
 
 use crate::model::MessageId;
 use files::{Files, Index};
+use line::{Line, Waiting};
 
 /// The folder, in the data folder.
 const FOLDER: &str = "requests";
-/// Rows that may wait to be written.
-const WAITING: usize = 512;
-/// Rows that are written at once.
-const BATCH: usize = 128;
+/// How long the thread rests after its work, unless it is asked for something.
+const REST: Duration = Duration::from_millis(500);
 
 /// A cheap handle to the log.
 #[derive(Debug, Clone)]
@@ -41,15 +43,19 @@ struct Inner {
     dir: PathBuf,
     index: Index,
     dropped: Arc<AtomicU64>,
-    commands: mpsc::Sender<Command>,
+    line: Arc<Line>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.line.close();
+    }
+}
+
+/// Asked of the thread; answered when every row before it is written.
 enum Command {
-    Row(Box<Passed>),
-    /// Answered when everything before it is written.
     Flush(oneshot::Sender<()>),
     Clear(oneshot::Sender<io::Result<usize>>),
-    Close,
 }
 
 /// A page of the log.
@@ -67,19 +73,19 @@ impl RequestLog {
     /// # Errors
     /// There can be no more threads.
     pub fn start(data_dir: &Path) -> io::Result<Self> {
-        let (commands, line) = mpsc::channel(WAITING);
-        let (dir, index, dropped) = (data_dir.join(FOLDER), Index::default(), Arc::new(AtomicU64::new(0)));
-        let writer = (dir.clone(), Arc::clone(&index), Arc::clone(&dropped));
+        let (dir, line) = (data_dir.join(FOLDER), Arc::<Line>::default());
+        let (index, dropped) = (Index::default(), Arc::new(AtomicU64::new(0)));
+        let writer = (dir.clone(), Arc::clone(&index), Arc::clone(&dropped), Ends(Arc::clone(&line)));
         std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
-            let (dir, index, dropped) = writer;
-            write(line, dir, &index, &dropped);
+            let (dir, index, dropped, ends) = writer;
+            write(&ends.0, dir, &index, &dropped);
         })?;
-        Ok(Self(Arc::new(Inner { dir, index, dropped, commands })))
+        Ok(Self(Arc::new(Inner { dir, index, dropped, line })))
     }
 
     /// Hands a request over; does not wait.
     pub fn record(&self, passed: Box<Passed>) {
-        if self.0.commands.try_send(Command::Row(passed)).is_err() {
+        if !self.0.line.hand_over(passed) {
             self.0.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -151,21 +157,33 @@ impl RequestLog {
     /// A file cannot be removed.
     pub async fn clear(&self) -> io::Result<usize> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.0.commands.send(Command::Clear(answer)).await;
+        self.0.line.ask(Command::Clear(answer), false);
         answered.await.map_err(|_| io::Error::other("the request log is closed"))?
     }
 
     /// Writes what waits and ends the thread; what is handed over afterwards is dropped.
     pub async fn close(&self) {
-        let _ = self.0.commands.send(Command::Close).await;
-        self.0.commands.closed().await;
+        self.flush(true).await;
     }
 
     /// Returns when everything handed over before is there for readers.
     async fn settle(&self) {
+        self.flush(false).await;
+    }
+
+    async fn flush(&self, last: bool) {
         let (answer, answered) = oneshot::channel();
-        let _ = self.0.commands.send(Command::Flush(answer)).await;
+        self.0.line.ask(Command::Flush(answer), last);
         let _ = answered.await;
+    }
+}
+
+/// With the thread, however it ends, nobody waits for it any longer.
+struct Ends(Arc<Line>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -175,26 +193,14 @@ fn of_message(index: &VecDeque<files::Entry>, id: MessageId) -> Option<&files::E
 }
 
 /// The thread.
-fn write(mut line: mpsc::Receiver<Command>, dir: PathBuf, index: &Index, dropped: &AtomicU64) {
+fn write(line: &Line, dir: PathBuf, index: &Index, dropped: &AtomicU64) {
     let mut files = Files::open(dir, Arc::clone(index));
     if let Err(error) = &files {
         tracing::warn!(%error, "the request log cannot be opened; requests are not logged");
     }
     let mut working = true;
-    let mut commands = Vec::with_capacity(BATCH);
     loop {
-        if line.blocking_recv_many(&mut commands, BATCH) == 0 {
-            return;
-        }
-        let (mut rows, mut after, mut closes) = (Vec::new(), Vec::new(), false);
-        for command in commands.drain(..) {
-            match command {
-                Command::Row(passed) => rows.push(*passed),
-                Command::Close => closes = true,
-                // What came after it in the same batch may be cleared with it, or be seen by it.
-                other => after.push(other),
-            }
-        }
+        let Waiting { rows, commands, closed, .. } = line.take();
         let count = rows.len() as u64;
         let written = match &mut files {
             Ok(files) if count > 0 => files.append(rows),
@@ -210,21 +216,26 @@ fn write(mut line: mpsc::Receiver<Command>, dir: PathBuf, index: &Index, dropped
         if count > 0 {
             working = written.is_ok();
         }
-        for command in after {
-            match command {
-                Command::Flush(answer) => drop(answer.send(())),
-                Command::Clear(answer) => {
-                    let cleared = match &mut files {
-                        Ok(files) => files.clear(),
-                        Err(error) => Err(io::Error::from(error.kind())),
-                    };
-                    let _ = answer.send(cleared);
-                }
-                Command::Row(_) | Command::Close => {}
-            }
+        for command in commands {
+            carry_out(command, &mut files);
         }
-        if closes {
+        if closed {
             return;
+        }
+        line.rest(REST);
+    }
+}
+
+fn carry_out(command: Command, files: &mut io::Result<Files>) {
+    match command {
+        Command::Flush(answer) => drop(answer.send(())),
+        // Rows that came after it in the same batch may be cleared with it.
+        Command::Clear(answer) => {
+            let cleared = match files {
+                Ok(files) => files.clear(),
+                Err(error) => Err(io::Error::from(error.kind())),
+            };
+            drop(answer.send(cleared));
         }
     }
 }

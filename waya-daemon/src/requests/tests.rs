@@ -42,14 +42,6 @@ fn log(dir: &Path) -> RequestLog {
     RequestLog::start(dir).unwrap()
 }
 
-/// Hands over, and waits wherever the line is full.
-async fn record(log: &RequestLog, passed: Box<Passed>) {
-    if log.0.commands.capacity() < 8 {
-        log.settle().await;
-    }
-    log.record(passed);
-}
-
 async fn names(log: &RequestLog) -> Vec<String> {
     log.list(None, 2000).await.rows.into_iter().map(|row| row.request_id).collect()
 }
@@ -58,16 +50,16 @@ async fn names(log: &RequestLog) -> Vec<String> {
 async fn rows_outlive_a_restart_and_are_found_three_ways() {
     let dir = tempfile::tempdir().unwrap();
     let first = log(dir.path());
-    record(&first, passed("a", r#"{"password":"x"}"#, &[10, 11])).await;
-    record(&first, passed("b", "", &[])).await;
+    first.record(passed("a", r#"{"password":"x"}"#, &[10, 11]));
+    first.record(passed("b", "", &[]));
     // A repeat of the first.
-    record(&first, passed("c", "{}", &[10, 11])).await;
+    first.record(passed("c", "{}", &[10, 11]));
     first.close().await;
     first.record(passed("late", "", &[]));
     assert_eq!(first.dropped(), 1);
 
     let second = log(dir.path());
-    record(&second, passed("b", "", &[12])).await;
+    second.record(passed("b", "", &[12]));
     assert_eq!(names(&second).await, ["b", "c", "b", "a"]);
     let row = second.find("1").await.unwrap().unwrap();
     assert_eq!((row.summary.request_id.as_str(), row.request.body.as_deref()), ("a", Some(r#"{"password":"***"}"#)));
@@ -85,9 +77,10 @@ async fn the_newest_thousand_are_kept_in_files_for_their_owner() {
     let dir = tempfile::tempdir().unwrap();
     let first = log(dir.path());
     for n in 0..files::KEPT + 700 {
-        record(&first, passed(&n.to_string(), "{}", &[n as u128])).await;
+        first.record(passed(&n.to_string(), "{}", &[n as u128]));
     }
     let kept = names(&first).await;
+    assert_eq!(first.dropped(), 0, "what was written over would not have been kept");
     assert_eq!((kept.len(), kept[0].as_str(), kept[999].as_str()), (1000, "1699", "700"));
     assert_eq!(first.of_message(message(699)).await.unwrap(), None);
     assert!(first.of_message(message(700)).await.unwrap().is_some());
@@ -98,7 +91,7 @@ async fn the_newest_thousand_are_kept_in_files_for_their_owner() {
     assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(first.clear().await.unwrap(), 1000);
     assert!(names(&first).await.is_empty() && std::fs::read_dir(&folder).unwrap().next().is_none());
-    record(&first, passed("after", "", &[])).await;
+    first.record(passed("after", "", &[]));
     assert_eq!(names(&first).await, ["after"]);
 }
 
@@ -107,14 +100,14 @@ async fn a_torn_line_costs_that_line_only() {
     let dir = tempfile::tempdir().unwrap();
     let first = log(dir.path());
     for name in ["a", "b"] {
-        record(&first, passed(name, "{}", &[])).await;
+        first.record(passed(name, "{}", &[]));
     }
     first.close().await;
     let file = std::fs::read_dir(dir.path().join("requests")).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
     let second = log(dir.path());
-    record(&second, passed("c", "{}", &[])).await;
+    second.record(passed("c", "{}", &[]));
     assert_eq!(names(&second).await, ["c", "a"]);
     assert!(second.find("c").await.unwrap().is_some());
 }

@@ -222,6 +222,8 @@ pub enum WaEvent {
     Person(Person),
     /// The phone told of the people and chats it knows.
     History(History),
+    /// The account's phone was there then.
+    PhoneSeen(Timestamp),
     /// The people and chats told of so far belong to an account that is linked no more.
     Forgotten,
     /// The link changed.
@@ -333,6 +335,7 @@ impl Debug for WaEvent {
                 .finish_non_exhaustive(),
             Self::Person(person) => f.debug_tuple("Person").field(person).finish(),
             Self::History(history) => f.debug_tuple("History").field(history).finish(),
+            Self::PhoneSeen(at) => f.debug_tuple("PhoneSeen").field(at).finish(),
             Self::Forgotten => f.write_str("Forgotten"),
             Self::Link(state) => f.debug_tuple("Link").field(&state.name()).finish(),
         }

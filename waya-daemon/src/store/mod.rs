@@ -8,6 +8,7 @@ mod by_phone;
 pub mod conformance;
 #[cfg(any(test, feature = "test-util"))]
 pub mod failing;
+pub mod phone;
 pub mod sled;
 pub mod webhooks;
 

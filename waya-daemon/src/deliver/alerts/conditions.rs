@@ -29,6 +29,8 @@ pub enum Condition {
     Queue,
     /// The store takes nothing.
     Store,
+    /// Nothing was heard of the phone for too long.
+    PhoneUnseen,
     /// Events of this webhook were given up.
     WebhookParked(String),
 }
@@ -45,6 +47,7 @@ impl Condition {
             Self::Outdated => "outdated",
             Self::Queue => "queue",
             Self::Store => "store",
+            Self::PhoneUnseen => "phone_unseen",
             Self::WebhookParked(_) => "webhook_parked",
         }
     }
@@ -66,9 +69,14 @@ pub struct Facts {
     pub waits_since: Option<Timestamp>,
     /// Why the store takes nothing.
     pub store: Option<String>,
+    /// When the linked account's phone was heard of last.
+    pub phone_seen: Option<Timestamp>,
     /// How many events are parked, by webhook; those with none may be left out.
     pub parked: BTreeMap<String, u64>,
 }
+
+/// After so long without its phone a device has little time left: WhatsApp unlinks it after 14 days.
+const PHONE_UNSEEN: Duration = Duration::from_hours(10 * 24);
 
 /// From when on something is too long; zero is never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +168,13 @@ fn alarms(facts: &Facts, limits: Limits, now: Timestamp) -> Vec<Alarm> {
         let message = format!("the oldest message waits for {}; `waya queue list` shows why", Length(now.since(since)));
         alarm(Condition::Queue, since, message);
     }
+    if let Some(since) = facts.phone_seen.filter(|since| since.plus(PHONE_UNSEEN) <= now) {
+        let message = format!(
+            "nothing was heard of the phone for {}; open WhatsApp on it: devices are unlinked when it is away for 14 days",
+            Length(now.since(since))
+        );
+        alarm(Condition::PhoneUnseen, since, message);
+    }
     if let Some(reason) = &facts.store {
         alarm(Condition::Store, now, format!("the store takes nothing: {reason}"));
     }
@@ -206,6 +221,10 @@ mod tests {
         Timestamp::from_millis(1_800_000_000_000 + seconds * 1_000)
     }
 
+    fn days_before(days: u64) -> Timestamp {
+        at(0).minus(Duration::from_hours(days * 24))
+    }
+
     fn links() -> impl Strategy<Value = LinkState> {
         prop_oneof![
             3 => Just(LinkState::Connected),
@@ -227,10 +246,11 @@ mod tests {
             cut_off in proptest::option::of(0_u64..2_000),
             waits in proptest::option::of(0_u64..8_000),
             store in proptest::option::of(Just("disk full".to_owned())),
+            days in proptest::option::of(0_u64..20),
             parked in proptest::collection::btree_map("wh_[ab]", 0_u64..3, 0..3),
         ) -> Facts {
             let cut_off = if link == LinkState::Connected { None } else { cut_off };
-            Facts { link, cut_off_since: cut_off.map(at), waits_since: waits.map(at), store, parked }
+            Facts { link, cut_off_since: cut_off.map(at), waits_since: waits.map(at), store, phone_seen: days.map(days_before), parked }
         }
     }
 
@@ -271,6 +291,7 @@ mod tests {
             cut_off_since: None,
             waits_since: None,
             store: None,
+            phone_seen: None,
             parked: BTreeMap::new(),
         }
     }
@@ -296,5 +317,19 @@ mod tests {
         }
         let ended = vec![Change::Ended(Condition::LoggedOut, at(0))];
         assert_eq!(changes(&told, &well(), LIMITS, at(5)), ended);
+    }
+
+    #[test]
+    fn a_phone_that_is_away_for_ten_days_is_told_of_until_it_is_back() {
+        let facts = |days| Facts { phone_seen: Some(days_before(days)), ..well() };
+        assert_eq!(changes(&Told::new(), &facts(9), LIMITS, at(0)), vec![]);
+        let [Change::Began(alarm)] = &changes(&Told::new(), &facts(10), LIMITS, at(0))[..] else { panic!("no alarm") };
+        assert_eq!((&alarm.condition, alarm.since), (&Condition::PhoneUnseen, days_before(10)));
+        assert!(alarm.message.starts_with("nothing was heard of the phone for 10 days; "), "{}", alarm.message);
+        let told = Told::from([(Condition::PhoneUnseen, days_before(10))]);
+        assert_eq!(
+            changes(&told, &facts(0), LIMITS, at(0)),
+            vec![Change::Ended(Condition::PhoneUnseen, days_before(10))]
+        );
     }
 }

@@ -20,7 +20,7 @@ use super::envelope::Envelope;
 use super::{Deliver, attempt};
 use crate::model::{LinkState, Timestamp};
 use crate::settings::Snapshot;
-use crate::store::StoreError;
+use crate::store::{StoreError, phone};
 use conditions::{Alarm, Change, Condition, Facts, Limits, Told, changes, offline_at};
 
 /// Where the store keeps what was told.
@@ -72,6 +72,7 @@ struct Watcher {
     told: Told,
     waiting: VecDeque<Alert>,
     cut_off_since: Option<Timestamp>,
+    phone_seen: Option<Timestamp>,
     parked: BTreeMap<String, u64>,
     /// The mark in the store is not what it should be.
     unsaved: bool,
@@ -85,6 +86,7 @@ pub async fn run(deliver: Deliver, watched: Watched, shutdown: CancellationToken
         told: Told::new(),
         waiting: VecDeque::new(),
         cut_off_since: None,
+        phone_seen: None,
         parked: BTreeMap::new(),
         unsaved: false,
     };
@@ -166,7 +168,22 @@ impl Watcher {
             (_, None) => Some(since),
         };
         let waits_since = self.waits_since(limits).await.unwrap_or_default();
-        Facts { link, cut_off_since: self.cut_off_since, waits_since, store, parked: self.parked.clone() }
+        match self.phone_seen(link.is_connected()).await {
+            Ok(seen) => self.phone_seen = seen,
+            Err(error) => tracing::debug!(%error, "alerts look later when the phone was there"),
+        }
+        let (parked, phone_seen) = (self.parked.clone(), self.phone_seen);
+        Facts { link, cut_off_since: self.cut_off_since, waits_since, store, phone_seen, parked }
+    }
+
+    /// When the phone was heard of last. The time of one that never was counts from its first connection on.
+    async fn phone_seen(&self, connected: bool) -> Result<Option<Timestamp>, StoreError> {
+        let parts = &self.deliver.parts;
+        let seen = phone::seen(&*parts.store.values).await?;
+        if seen.is_none() && connected {
+            phone::saw(&*parts.store.values, parts.clock.now()).await?;
+        }
+        Ok(seen)
     }
 
     /// Why the store takes nothing, if it does not mend itself at once.

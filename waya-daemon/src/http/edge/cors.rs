@@ -3,9 +3,8 @@
 //! Keys travel in headers, never in cookies, so an answer for any origin gives nothing away that the page's script did not
 //! have the key for.
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use crate::api::CorsOrigins;
@@ -20,13 +19,17 @@ const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static("X-Request-Id, Retr
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// Answers preflights, and adds to answers what lets a page read them.
-pub(in crate::http) async fn cors(State(door): State<Door>, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn cors(
+    door: &Door,
+    request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let verdict = verdict(&door.settings.borrow().http.cors, origin);
-    let Verdict::On { allowed, varies } = verdict else { return next.run(request).await };
+    let Verdict::On { allowed, varies } = verdict else { return next(request).await };
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let mut response = if is_preflight { StatusCode::NO_CONTENT.into_response() } else { next(request).await };
     let headers = response.headers_mut();
     if varies {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));

@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
@@ -44,14 +43,18 @@ impl RequestId {
 }
 
 /// Names the request, and puts the last touch on its answer; a panic of ours costs this request only.
-pub(in crate::http) async fn frame(State(door): State<Door>, mut request: Request, next: Next) -> Response {
+pub(in crate::http) async fn frame(
+    door: &Door,
+    mut request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let id = RequestId::of(request.headers());
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
     let client = Client::of(peer, request.headers(), &door.settings.borrow().http);
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(client);
     let span = tracing::info_span!("request", id = id.as_str());
-    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span).await;
+    let answer = AssertUnwindSafe(next(request)).catch_unwind().instrument(span).await;
     let mut response = answer.unwrap_or_else(|_| HttpError::Internal.into_response());
     response.headers_mut().insert(REQUEST_ID, id.0);
     response

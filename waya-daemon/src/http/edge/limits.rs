@@ -7,8 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
+use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
 use tokio::time::Instant;
 
@@ -62,7 +61,11 @@ impl Limits {
 }
 
 /// Lets an address in as often as is set.
-pub(in crate::http) async fn per_address(State(door): State<Door>, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn per_address(
+    door: &Door,
+    request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let rate = door.settings.borrow().http.per_address;
     if let (Some(rate), Some(client)) = (rate, request.extensions().get::<Client>())
         && request.uri().path().starts_with("/api/")
@@ -70,5 +73,5 @@ pub(in crate::http) async fn per_address(State(door): State<Door>, request: Requ
     {
         return HttpError::RateLimited { wait, what: "this address has made too many requests" }.into_response();
     }
-    next.run(request).await
+    next(request).await
 }

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::HeaderMap;
-use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
@@ -24,14 +23,18 @@ use crate::model::MessageId;
 pub(in crate::http) struct Queued(pub(in crate::http) Arc<[MessageId]>);
 
 /// Notes the request, and hands the notes over with the last byte of the answer.
-pub(in crate::http) async fn record(State(door): State<Door>, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn record(
+    door: &Door,
+    request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     if !request.uri().path().starts_with("/api/") {
-        return next.run(request).await;
+        return next(request).await;
     }
     let (head, body) = request.into_parts();
     let client = head.extensions.get::<Client>().copied();
     let Some((client, id)) = client.zip(head.extensions.get::<RequestId>().cloned()) else {
-        return next.run(Request::from_parts(head, body)).await;
+        return next(Request::from_parts(head, body)).await;
     };
     let seen = Arc::new(Mutex::new(Some(Seen::new(&head.headers))));
     let passed = Passed {
@@ -50,9 +53,9 @@ pub(in crate::http) async fn record(State(door): State<Door>, request: Request, 
         messages: None,
     };
     let mut notes =
-        Notes { api: door.api, since: Instant::now(), body: Arc::clone(&seen), passed: Some(Box::new(passed)) };
+        Notes { api: door.api.clone(), since: Instant::now(), body: Arc::clone(&seen), passed: Some(Box::new(passed)) };
     let request = Request::from_parts(head, Body::new(Asked { body, seen }));
-    let (mut head, body) = next.run(request).await.into_parts();
+    let (mut head, body) = next(request).await.into_parts();
     if let Some(passed) = &mut notes.passed {
         passed.status = Some(head.status.as_u16());
         passed.key = head.extensions.remove::<Caller>().map(|caller| Arc::clone(&caller.0.name));

@@ -5,7 +5,7 @@
 //! ```
 
 use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{FromRequest as _, Multipart, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Multipart, Request};
 use serde_json::{Map, Value, json};
 
 use super::send::header_key;
@@ -39,8 +39,10 @@ struct Form {
 }
 
 /// Reads a form.
-pub(super) async fn read(door: &Door, request: Request) -> Result<SendRequest, HttpError> {
+pub(super) async fn read(door: &Door, mut request: Request) -> Result<SendRequest, HttpError> {
     let key = header_key(request.headers())?.map(str::to_owned);
+    // Its parts have limits of ours.
+    DefaultBodyLimit::disable().apply(&mut request);
     let mut parts = Multipart::from_request(request, &())
         .await
         .map_err(|error| HttpError::InvalidJson(format!("the form cannot be read: {}", error.body_text())))?;

@@ -83,6 +83,17 @@ async fn a_long_answer_is_whole_before_the_end() {
     assert!(body.len() > 4_000_000 && body.ends_with('}'), "{} bytes", body.len());
 }
 
+/// Who reads nothing keeps no connection: there is one only, and the next caller gets it.
+#[tokio::test]
+async fn who_reads_no_answer_is_cut() {
+    let options = Options { write_timeout: Duration::from_millis(300), max_connections: 1, ..Options::default() };
+    let door = Door::with(options).await;
+    let mut deaf = TcpStream::connect(door.address).await.unwrap();
+    let asks = "GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    deaf.write_all(asks.as_bytes()).await.unwrap();
+    assert_eq!(door.get("/livez").await.0, 200);
+}
+
 #[tokio::test]
 async fn the_fields_of_a_form_have_a_limit_together() {
     let door = Door::with(Options { body_limit: 1000, ..Options::default() }).await;

@@ -11,6 +11,7 @@ use super::dial::Dialer;
 use super::guard::Guard;
 use super::http::Http;
 use super::people::People;
+use super::phone::Phone;
 use super::progress::Progress;
 use super::storage::KeyFiles;
 use super::timers::Timers;
@@ -49,6 +50,8 @@ pub struct Context {
     pub keys: KeyFiles,
     /// Who was told of already.
     pub people: People,
+    /// When the phone was heard of.
+    pub phone: Phone,
     /// The chats' disappearing timers.
     pub timers: Timers,
     /// The chats that see this account type.
@@ -78,6 +81,7 @@ impl Context {
             http: Arc::new(Http::new(guard, config.proxy.as_ref())?),
             keys: KeyFiles::new(&config.data_dir),
             people: People::default(),
+            phone: Phone::default(),
             timers: Timers::load(&config.data_dir),
             seen: Seen::default(),
             pairing_by_code: AtomicBool::new(false),
@@ -105,6 +109,7 @@ impl Context {
     /// What was told of people and chats belongs to an account that is linked no more.
     pub fn forget_people(&self) {
         self.people.forget();
+        self.phone.forget();
         self.timers.forget();
         self.tell(WaEvent::Forgotten);
     }

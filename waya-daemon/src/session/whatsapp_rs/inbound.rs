@@ -88,6 +88,9 @@ impl InboundDurabilityHook for JournalFirst {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
         let now = self.context.out.clock.now();
         for message in batch {
+            let at = convert::timestamp(message.info.timestamp.timestamp_millis());
+            let sign = self.context.phone.heard(&client, &message.info.source.sender, at, now);
+            sign.into_iter().for_each(|sign| self.context.tell(sign));
             self.context.people.learn(&message.info, now).into_iter().for_each(|person| self.context.tell(person));
             let Some(address) = convert::chat_of(&client, &message.info).await else { continue };
             self.context.people.named(&address).into_iter().for_each(|person| self.context.tell(person));

@@ -25,6 +25,7 @@ mod membership;
 mod outgoing;
 mod passkey;
 mod people;
+mod phone;
 mod presence;
 mod progress;
 mod pump;

@@ -4,12 +4,13 @@
 use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
+use whatsapp_rust::Client;
 use whatsapp_rust::types::events::{ContactNumberChanged, Event, MessageBatch, Receipt, ServerAck};
 use whatsapp_rust::types::presence::ReceiptType;
-use whatsapp_rust::{Client, Jid};
 
 use super::context::Context;
 use super::convert::{self, Address};
+use super::phone::is_own;
 use crate::model::{NackReason, ReceiptKind, WhatsAppId};
 use crate::session::WaEvent;
 
@@ -52,6 +53,12 @@ const fn receipt_kind(kind: &ReceiptType) -> Option<ReceiptKind> {
 
 async fn received(context: &Context, client: &Arc<Client>, receipt: &Receipt) {
     let source = &receipt.source;
+    let at = convert::timestamp(receipt.timestamp.timestamp_millis());
+    context
+        .phone
+        .heard(client, &source.sender, at, context.out.clock.now())
+        .into_iter()
+        .for_each(|sign| context.tell(sign));
     let Some(kind) = receipt_kind(&receipt.r#type) else { return };
     if is_own(client, &source.sender) {
         return;
@@ -68,7 +75,7 @@ async fn received(context: &Context, client: &Arc<Client>, receipt: &Receipt) {
         from_lid,
         from: from.chat,
         kind,
-        at: convert::timestamp(receipt.timestamp.timestamp_millis()),
+        at,
     });
 }
 
@@ -79,11 +86,6 @@ async fn lid(client: &Client, person: &Address) -> Option<String> {
     }
     let entry = client.get_lid_pn_entry(&convert::jid(&person.chat)).await.ok().flatten()?;
     Some(entry.lid.to_string())
-}
-
-fn is_own(client: &Client, sender: &Jid) -> bool {
-    let same = |own: Option<Jid>| own.is_some_and(|own| own.server == sender.server && own.user == sender.user);
-    same(client.pn()) || same(client.lid())
 }
 
 /// These were acknowledged already: a failing store loses them.

@@ -28,6 +28,12 @@ pub(super) fn reached<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Acco
     owners(state, handed).into_iter().filter(others).collect()
 }
 
+/// The sender, if their handset is switched on and has a copy of this message.
+pub(super) fn own<'a>(state: &'a State, handed: &Handed<'_>) -> Option<&'a Account> {
+    let own = |account: &&Account| account.phone() == handed.phone && account.record.handset_online;
+    owners(state, handed).into_iter().find(own)
+}
+
 /// Lays a message on the handsets that it is for, and whatever may bring sender keys. Messages without a file are kept
 /// by those that are switched on.
 pub(super) fn lay_down(state: &mut State, handed: &Handed<'_>) {

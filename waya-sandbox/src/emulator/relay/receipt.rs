@@ -214,7 +214,7 @@ impl Receipt<'_> {
     }
 }
 
-/// Handsets that are switched on confirm a message that reached them.
+/// Handsets that are switched on confirm a message that reached them; the sender's own tells the other devices so.
 pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed: &Handed<'_>) {
     let rules = emulator.fault_rules();
     let bare = emulator.config().bare_status_receipts && handed.to.server == Server::Broadcast;
@@ -224,7 +224,8 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
         .into_iter()
         .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
         .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))
-        .map(|reader| handset_receipt(reader, handed, bare))
+        .map(|reader| handset_receipt(reader, handed, bare).build())
+        .chain(handsets::own(state, handed).map(|own| own_receipt(own, handed)))
         .collect();
     for receipt in receipts {
         queue_for(state, keys.clone(), "receipt", &receipt);
@@ -232,18 +233,24 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
 }
 
 /// Named as the message names people; with `bare` in that namespace only.
-fn handset_receipt(reader: &Account, handed: &Handed<'_>, bare: bool) -> Node {
+fn handset_receipt(reader: &Account, handed: &Handed<'_>, bare: bool) -> NodeBuilder {
     let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", handed.at());
     if is_person(&handed.to) {
-        return stanza.attr("from", Namespace::of(&handed.to).user(reader)).build();
+        return stanza.attr("from", Namespace::of(&handed.to).user(reader));
     }
     let namespace = handed.group_namespace();
     let stanza = stanza.attr("from", &handed.to).attr("participant", namespace.user(reader));
     if bare {
-        return stanza.build();
+        return stanza;
     }
     let (name, other) = alternative("participant", namespace, reader, 0);
-    stanza.attr(name, other).build()
+    stanza.attr(name, other)
+}
+
+/// The sender's handset has its copy. In a chat with one person that chat is named beside it.
+fn own_receipt(own: &Account, handed: &Handed<'_>) -> Node {
+    let stanza = handset_receipt(own, handed, false).attr("type", "sender");
+    if is_person(&handed.to) { stanza.attr("recipient", handed.to.to_non_ad()).build() } else { stanza.build() }
 }
 
 #[cfg(test)]
