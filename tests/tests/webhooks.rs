@@ -178,10 +178,10 @@ async fn the_owner_is_alerted_when_nothing_is_heard_of_the_phone_and_when_it_is_
     let file = folder.path().join("alerts");
     let world = alerted(&file)?;
     world.until_session("connected").await?;
-    world.admin.post("/phone", &json!({"online": true})).await?;
+    world.waya_json(&["sandbox", "phone", "online"])?;
     let first = world.waya_json(&["send", BUDI, "is the phone there?", "--wait", "delivered"])?;
     assert_eq!(first["status"], "sent");
-    world.admin.post("/phone", &json!({"online": false})).await?;
+    world.waya_json(&["sandbox", "phone", "offline"])?;
     world.waya_json(&["sandbox", "clock", "advance", "9d"])?;
     world.until_session("connected").await?;
     world.waya_json(&["send", BUDI, "and now?", "--wait", "delivered"])?;
@@ -190,7 +190,7 @@ async fn the_owner_is_alerted_when_nothing_is_heard_of_the_phone_and_when_it_is_
     world.waya_json(&["sandbox", "clock", "advance", "1d"])?;
     let began = r#""alert.began" "phone_unseen""#;
     until_alerts(&file, &[began]).await?;
-    world.admin.post("/phone", &json!({"online": true})).await?;
+    world.waya_json(&["sandbox", "phone", "online"])?;
     world.waya_json(&["send", BUDI, "it is back", "--wait", "delivered"])?;
     world.waya_json(&["sandbox", "clock", "advance", "2m"])?;
     until_alerts(&file, &[began, r#""alert.ended" "phone_unseen""#]).await?;

@@ -10,6 +10,7 @@ use support::{Person, World, until};
 use waya_sandbox::emulator::{Fault, FaultLimit, FaultTarget};
 use whatsapp_rust::wacore::store::traits::AppSyncStore;
 use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore::types::presence::ReceiptType;
 use whatsapp_rust::wacore_binary::Jid;
 
 const ANI: &str = "6281200000001";
@@ -65,6 +66,31 @@ async fn a_handset_that_is_on_gives_a_message_to_a_device_that_lacks_it() {
             })
             .await;
         assert_eq!(again, (id, Some("once more".to_owned())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handset_that_is_on_confirms_what_its_devices_send() {
+    let world = World::start().await;
+    let mut ani = world.link(ANI, "Ani").await;
+    world.link(BUDI, "Budi").await;
+    let group = world.emulator.ensure_group("Team", &[ANI.to_owned(), BUDI.to_owned()]);
+    let own = [ANI.to_owned(), ani.client.lid().unwrap().user.to_string()];
+    for to in [BUDI, &group.jid] {
+        let unconfirmed = ani.say(to, "the handset is off").await;
+        world.emulator.set_handset_online(ANI, true);
+        let confirmed = ani.say(to, "it is on").await;
+        let receipt = ani
+            .wait("a receipt of the own handset", |event| match event {
+                Event::Receipt(receipt) => (receipt.r#type == ReceiptType::Sender).then(|| receipt.clone()),
+                _ => None,
+            })
+            .await;
+        assert!(!receipt.message_ids.contains(&unconfirmed), "nobody was there");
+        assert_eq!(receipt.message_ids, [confirmed], "{to}");
+        let sender = receipt.source.sender;
+        assert!(sender.device == 0 && own.contains(&sender.user.to_string()), "{sender}");
+        world.emulator.set_handset_online(ANI, false);
     }
 }
 
