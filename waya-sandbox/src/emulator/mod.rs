@@ -14,6 +14,7 @@ mod handset;
 mod iq;
 mod lock;
 mod media;
+mod memory;
 mod relay;
 mod server;
 mod session;
@@ -40,6 +41,7 @@ pub use clock::Clock;
 use faults::Faults;
 use handset::Pairings;
 use media::Media;
+use memory::Leftovers;
 use relay::presence::Presences;
 use session::Connections;
 use state::record::{AccountRecord, Change};
@@ -64,6 +66,7 @@ struct Inner {
     pairings: Pairings,
     presences: Presences,
     handshakes: [AtomicU64; 3],
+    leftovers: Leftovers,
     stopping: CancellationToken,
 }
 
@@ -94,6 +97,7 @@ impl Emulator {
             pairings: Pairings::default(),
             presences: Presences::default(),
             handshakes: Default::default(),
+            leftovers: Leftovers::default(),
             stopping: CancellationToken::new(),
         })))
     }

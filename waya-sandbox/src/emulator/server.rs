@@ -60,5 +60,8 @@ async fn upgrade(State(emulator): State<Emulator>, upgrade: WebSocketUpgrade) ->
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     let upgrade = upgrade.read_buffer_size(READ_BUFFER);
-    upgrade.on_upgrade(move |socket| wire::accept(emulator, socket))
+    upgrade.on_upgrade(async move |socket| {
+        wire::accept(emulator.clone(), socket).await;
+        emulator.0.leftovers.left();
+    })
 }
