@@ -102,11 +102,14 @@ async fn a_guarded_account_is_linked_by_its_passkey_and_by_nothing_else() {
 async fn the_second_login_knows_the_server() {
     let world = World::start().await;
     let ani = world.link(ANI, "Ani").await;
-    assert_eq!((world.emulator.handshakes().xx, world.emulator.handshakes().ik), (2, 0));
+    // A client that comes back by itself in between knows the server already, too.
+    let first = world.emulator.handshakes();
+    assert_eq!(first.xx, 2);
     let backend = ani.leave().await;
     let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", backend).await;
     ani.connected().await;
-    assert_eq!((world.emulator.handshakes().xx, world.emulator.handshakes().ik), (2, 1));
+    let second = world.emulator.handshakes();
+    assert!(second.xx == 2 && second.ik > first.ik, "{first:?} {second:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
