@@ -32,12 +32,11 @@ use crate::clock::Clock;
 use crate::model::{Cursor, Event, EventNames, InvalidEventId, Notice, Secret, Topic, Webhook, WebhookId};
 use crate::session::Link;
 use crate::store::webhooks::{Delivery, NoticeFilter, Settled, StandingWebhook, Unsettled};
-use crate::store::{Store, StoreError};
+use crate::store::{MARKS, Store, StoreError};
 use envelope::{Account, Envelope};
 use lines::{Command, Lines};
 
 /// Where the store keeps what tells this journal from others.
-const MARKS: &str = "marks";
 const JOURNAL: &str = "journal";
 /// The event that tries a webhook out.
 pub const TEST: &str = "webhook.test";

@@ -60,14 +60,12 @@ use crate::model::{
 use crate::session::WhatsApp;
 use crate::settings::Snapshot;
 pub use crate::store::Placed;
-use crate::store::{Batch, ByPhone, Changed, Enqueued, Idempotency, ListFilter, OpenMessage, Store, StoreError};
+use crate::store::{Batch, ByPhone, Changed, Enqueued, Idempotency, ListFilter, MARKS, OpenMessage, Store, StoreError};
 use gauge::Gauge;
 use ids::IdGenerator;
 use ledger::Ledger;
 use worker::{Input, View, Worker};
 
-/// Where the marks of the queue stand in the store.
-const MARKS: &str = "marks";
 const PAUSED: &str = "queue.paused";
 
 /// A message as a caller wants it.

@@ -27,6 +27,9 @@ use crate::model::{
     PushName, Refusal, Roster, Status, Timestamp, Typing, WhatsAppId,
 };
 
+/// The namespace of small facts that outlive the process, among [`Store::values`].
+pub const MARKS: &str = "marks";
+
 /// The store said no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {

@@ -1,9 +1,8 @@
 //! When anything was last heard of the account's phone: a mark among the values, of the account that is linked now.
 
-use super::{KeyValues, StoreError};
+use super::{KeyValues, MARKS, StoreError};
 use crate::model::Timestamp;
 
-const MARKS: &str = "marks";
 const SEEN: &str = "phone.seen";
 
 /// When it was heard of last, if it ever was.

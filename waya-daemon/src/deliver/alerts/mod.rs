@@ -20,11 +20,10 @@ use super::envelope::Envelope;
 use super::{Deliver, attempt};
 use crate::model::{LinkState, Timestamp};
 use crate::settings::Snapshot;
-use crate::store::{StoreError, phone};
+use crate::store::{MARKS, StoreError, phone};
 use conditions::{Alarm, Change, Condition, Facts, Limits, Told, changes, offline_at};
 
 /// Where the store keeps what was told.
-const MARKS: &str = "marks";
 const TOLD: &str = "alerts";
 /// What has no wake-up of its own is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_mins(1);

@@ -22,16 +22,9 @@ fn owners<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Account> {
         .collect()
 }
 
-/// The accounts of others that have a copy of this message on a handset that is switched on.
+/// The accounts that have a copy of this message on a handset that is switched on, the sender's own among them.
 pub(super) fn reached<'a>(state: &'a State, handed: &Handed<'_>) -> Vec<&'a Account> {
-    let others = |account: &&Account| account.phone() != handed.phone && account.record.handset_online;
-    owners(state, handed).into_iter().filter(others).collect()
-}
-
-/// The sender, if their handset is switched on and has a copy of this message.
-pub(super) fn own<'a>(state: &'a State, handed: &Handed<'_>) -> Option<&'a Account> {
-    let own = |account: &&Account| account.phone() == handed.phone && account.record.handset_online;
-    owners(state, handed).into_iter().find(own)
+    owners(state, handed).into_iter().filter(|account| account.record.handset_online).collect()
 }
 
 /// Lays a message on the handsets that it is for, and whatever may bring sender keys. Messages without a file are kept

@@ -224,8 +224,10 @@ pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed
         .into_iter()
         .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
         .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))
-        .map(|reader| handset_receipt(reader, handed, bare).build())
-        .chain(handsets::own(state, handed).map(|own| own_receipt(own, handed)))
+        .map(|reader| {
+            let is_own = reader.phone() == handed.phone;
+            if is_own { own_receipt(reader, handed) } else { handset_receipt(reader, handed, bare).build() }
+        })
         .collect();
     for receipt in receipts {
         queue_for(state, keys.clone(), "receipt", &receipt);
