@@ -78,6 +78,7 @@ async fn a_handset_that_is_on_confirms_what_its_devices_send() {
     let lid = ani.client.lid().map(|lid| lid.user.to_string());
     for to in [BUDI, &group.jid] {
         let unconfirmed = ani.say(to, "the handset is off").await;
+        assert_eq!(ani.ack(&unconfirmed).await, None);
         world.emulator.set_handset_online(ANI, true);
         let confirmed = ani.say(to, "it is on").await;
         let receipt = ani
