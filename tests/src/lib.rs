@@ -23,3 +23,13 @@ pub fn open_store(data_dir: &std::path::Path) -> anyhow::Result<waya_daemon::sto
     let options = waya_daemon::store::sled::OpenOptions::new(data_dir.join("store"));
     Ok(waya_daemon::store::sled::open(options)?)
 }
+
+/// Says that something was not tried, and why.
+///
+/// # Errors
+/// Where everything that the tests need is to be there (`WAYA_TEST_STRICT` is 1): what did not run has failed.
+pub fn skipped(why: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(std::env::var_os("WAYA_TEST_STRICT").is_none_or(|strict| strict != "1"), "not run: {why}");
+    eprintln!("skipped: {why}");
+    Ok(())
+}

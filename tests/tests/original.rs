@@ -105,7 +105,7 @@ impl Bench {
         let with_axios =
             Command::new("npm").args(npm).current_dir(folder.path()).status().is_ok_and(|status| status.success());
         if !with_axios {
-            eprintln!("skipped: the examples with axios, since npm could not get it");
+            waya_tests::skipped("the examples with axios, since npm could not get it")?;
         }
         Ok(Self { folder, with_axios })
     }
@@ -163,8 +163,7 @@ fn words(code: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_of_the_documentation_does_what_it_says() -> Result<()> {
     if !has_node() {
-        eprintln!("skipped: there is no Node here");
-        return Ok(());
+        return waya_tests::skipped("there is no Node here");
     }
     let world = World::with(Options::default().env("WAYA_NETWORK_ALLOW_HOSTS", "127.0.0.1"))?;
     let (photo, server) = photo_server().await?;

@@ -26,11 +26,8 @@ use whatsapp_rust::wacore::types::events::Event;
 
 /// Time that everything gets to arrive when the trouble is over.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Copies of one message that a reader may have beyond what its sender handed over: a resend that was under way at a cut
-/// is asked for again, and both arrive.
-const RESENDS: u64 = 5;
 /// What goes wrong, for one person and a few times.
-const TROUBLE: [&str; 17] = [
+const TROUBLE: [&str; 21] = [
     "garble",
     "stale-prekeys",
     "drop",
@@ -39,18 +36,22 @@ const TROUBLE: [&str; 17] = [
     "slow 50",
     "ack-delay 300",
     "ack-lost",
+    "nack 463",
     "nack 479",
+    "nack 503",
     "no-receipts",
     "clock-skew 3600",
     "refuse-logins 503",
+    "media 403",
+    "media 410",
     "media 500",
     "garble-bundles",
     "strangers",
     "refuse",
     "cut-mid-frame",
 ];
-/// People with a second device.
-const SECOND_DEVICES: usize = 2;
+/// One of so many people has a second device.
+const PEOPLE_A_SECOND_DEVICE: usize = 5;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -62,6 +63,44 @@ struct Books {
     accepted: BTreeMap<String, Accepted>,
     /// Texts that no ack answered, or a refusal: they may have gone out, once.
     refused: BTreeSet<String>,
+    /// How often messages had been sent again for one device at the kill, which nobody else remembers.
+    resent: BTreeMap<String, u64>,
+}
+
+impl Books {
+    /// Everybody and the server were killed. What was sent again between the stats and the kill is one copy at most.
+    fn killed(&mut self, stats: &Value) {
+        for sender in stats["senders"].as_object().unwrap().values() {
+            let resent = sender["resent_ids"].as_object().unwrap();
+            self.resent.extend(resent.iter().map(|(id, times)| (id.clone(), times.as_u64().unwrap())));
+        }
+        self.accepted.values_mut().for_each(|accepted| accepted.before_kill = true);
+    }
+}
+
+/// How often a message was handed over by its sender, as the server counted.
+#[derive(Debug, Default)]
+struct HandedOver(BTreeMap<String, u64>);
+
+impl HandedOver {
+    fn new(stats: &Value, books: &Books) -> Self {
+        let mut times = books.resent.clone();
+        for sender in stats["senders"].as_object().unwrap().values() {
+            for (id, count) in sender["repeated_ids"].as_object().unwrap() {
+                *times.entry(id.clone()).or_default() += count.as_u64().unwrap() - 1;
+            }
+            for (id, count) in sender["resent_ids"].as_object().unwrap() {
+                *times.entry(id.clone()).or_default() += count.as_u64().unwrap();
+            }
+        }
+        Self(times)
+    }
+
+    /// A device may have as many copies of a message. What a reader had on its way when it was killed comes again.
+    fn times(&self, id: &str, books: &Books) -> u64 {
+        let at_kill = books.accepted.get(id).is_none_or(|accepted| accepted.before_kill);
+        1 + self.0.get(id).copied().unwrap_or_default() + u64::from(at_kill)
+    }
 }
 
 #[derive(Debug)]
@@ -71,6 +110,14 @@ struct Accepted {
     to: String,
     group: Option<String>,
     readers: BTreeSet<String>,
+    /// Everybody was killed after it.
+    before_kill: bool,
+}
+
+impl Accepted {
+    fn new(from: &str, to: &str, group: Option<String>, readers: BTreeSet<String>) -> Self {
+        Self { from: from.to_owned(), to: to.to_owned(), group, readers, before_kill: false }
+    }
 }
 
 /// A device of a person that nobody speaks on.
@@ -83,7 +130,7 @@ struct SecondDevice {
 /// Ids of what a second device was handed.
 #[derive(Default)]
 struct Heard {
-    read: BTreeSet<String>,
+    read: BTreeMap<String, u64>,
     /// What it could not read. The client asks others for another copy, its own devices never.
     broken: BTreeSet<String>,
 }
@@ -103,7 +150,9 @@ impl SecondDevice {
                 let mut told = told.lock().unwrap();
                 match &*event {
                     Event::Messages(batch) => {
-                        told.read.extend(batch.messages.iter().map(|message| message.info.id.clone()));
+                        for message in &*batch.messages {
+                            *told.read.entry(message.info.id.clone()).or_default() += 1;
+                        }
                     }
                     Event::UndecryptableMessage(lost) => drop(told.broken.insert(lost.info.id.clone())),
                     _ => {}
@@ -113,17 +162,20 @@ impl SecondDevice {
         Self { phone: phone.to_owned(), heard, tasks: [listening, staying] }
     }
 
-    /// What it should have and has not.
-    fn lacks(&self, books: &Books) -> Vec<String> {
+    /// What it should have and has not, or has too often.
+    fn audit(&self, books: &Books, handed_over: &HandedOver) -> Vec<String> {
         let heard = self.heard.lock().unwrap();
-        let had = |id: &String, own: bool| heard.read.contains(id) || own && heard.broken.contains(id);
+        let had = |id: &String, own: bool| heard.read.contains_key(id) || own && heard.broken.contains(id);
         let missing = books.accepted.iter().filter(|(id, accepted)| {
             let own = accepted.from == self.phone;
             (own || accepted.readers.contains(&self.phone)) && !had(id, own)
         });
-        missing
-            .map(|(id, accepted)| format!("the second device of {} never got {id}: {accepted:?}", self.phone))
-            .collect()
+        let missing =
+            missing.map(|(id, accepted)| format!("the second device of {} never got {id}: {accepted:?}", self.phone));
+        let repeated = heard.read.iter().filter(|(id, copies)| **copies > handed_over.times(id, books));
+        let repeated =
+            repeated.map(|(id, copies)| format!("the second device of {} got {id} {copies} times", self.phone));
+        missing.chain(repeated).collect()
     }
 }
 
@@ -162,6 +214,7 @@ impl Served {
         let mut process = Command::new(env!("CARGO_BIN_EXE_waya-sandbox"))
             .args(["serve", "--listen", &port.address().to_string(), "--people", &people.to_string(), "--data-dir"])
             .arg(folder)
+            .args(support::config().pn_only.then_some("--pn-only"))
             // What the clients say of broken messages would fill the screen.
             .env("WAYA_LOG_FILTER", std::env::var("WAYA_LOG_FILTER").unwrap_or_else(|_| "off".to_owned()))
             .stdout(Stdio::piped())
@@ -221,7 +274,7 @@ impl Soak {
             && let Some((id, group, readers)) = self.heard_by(from)
         {
             let to = group.clone().unwrap_or_else(|| readers.iter().next().cloned().unwrap_or_default());
-            let accepted = Accepted { from: from.to_owned(), to, group, readers };
+            let accepted = Accepted::new(from, &to, group, readers);
             let (quoted, react) = if random.random_bool(0.5) { (Some(id), None) } else { (None, Some(id)) };
             let request = SayRequest { quoted, react, ..request };
             return (request, accepted);
@@ -236,14 +289,12 @@ impl Soak {
         let own: Vec<_> = self.groups.iter().filter(|(_, members)| members.contains(&from.to_owned())).collect();
         if let Some((group, members)) = own.choose(random).filter(|_| rand::rng().random_bool(0.3)) {
             let readers = members.iter().filter(|member| *member != from).cloned().collect();
-            let group = Some(group.clone());
-            let accepted =
-                Accepted { from: from.to_owned(), to: group.clone().unwrap(), group: group.clone(), readers };
-            return (SayRequest { group, ..request }, accepted);
+            let accepted = Accepted::new(from, group, Some(group.clone()), readers);
+            return (SayRequest { group: Some(group.clone()), ..request }, accepted);
         }
         let to = self.people.iter().filter(|person| *person != from).choose(random).unwrap().clone();
         let readers = BTreeSet::from([to.clone()]);
-        let accepted = Accepted { from: from.to_owned(), to: to.clone(), group: None, readers };
+        let accepted = Accepted::new(from, &to, None, readers);
         (SayRequest { to: Some(to), ..request }, accepted)
     }
 
@@ -267,7 +318,9 @@ impl Soak {
                 killed = true;
                 let mut served = self.served.lock().await;
                 let alive = served.take().unwrap();
+                let stats = self.stats().await;
                 *served = Some(alive.kill().await);
+                self.books.lock().unwrap().killed(&stats);
             }
             let pause = rand::rng().random_range(100..500);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -323,39 +376,39 @@ impl Soak {
     }
 
     /// What is wrong with the books.
-    async fn audit(&self) -> Vec<String> {
+    async fn audit(&self, second_devices: &[SecondDevice]) -> Vec<String> {
         let stats = self.stats().await;
-        let mut wrong = Vec::new();
-        let mut seen = BTreeMap::<(String, String), u64>::new();
+        let mut inboxes = Vec::new();
         for who in &self.people {
-            for row in self.control.inbox(who).await.unwrap().messages {
-                let sender = row.from.trim_end_matches("@c.us");
-                let repeats = stats["senders"][sender]["repeated_ids"][&row.id].as_u64().unwrap_or(1);
-                if row.copies as u64 > repeats + RESENDS {
-                    wrong.push(format!("{who} has {} copies of {}, sent {repeats} times", row.copies, row.id));
-                }
-                let text = row.content.text.or(row.content.caption).unwrap_or_default();
-                let books = self.books.lock().unwrap();
-                let meant = books.accepted.get(&row.id).is_some_and(|accepted| accepted.readers.contains(who));
-                if !meant && !books.refused.contains(&text) {
-                    wrong.push(format!("{who} has {} ({text:?}), which was not for them", row.id));
-                }
-                *seen.entry((who.clone(), row.id)).or_default() += 1;
-            }
+            inboxes.push((who, self.control.inbox(who).await.unwrap().messages));
         }
         let books = self.books.lock().unwrap();
-        for (id, accepted) in &books.accepted {
-            for reader in &accepted.readers {
-                match seen.get(&(reader.clone(), id.clone())) {
-                    Some(1) => {}
-                    Some(more) => wrong.push(format!("{reader} has {id} {more} times")),
-                    None => {
-                        let Accepted { from, to, .. } = accepted;
-                        wrong.push(format!("{reader} never got {id}, said by {from} to {to}"));
-                    }
+        let handed_over = HandedOver::new(&stats, &books);
+        let mut wrong = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut refused = BTreeSet::new();
+        for (who, rows) in inboxes {
+            for row in rows {
+                let most = handed_over.times(&row.id, &books);
+                if row.copies as u64 > most {
+                    wrong.push(format!("{who} has {} copies of {}, handed over {most} times", row.copies, row.id));
+                }
+                let text = row.content.text.or(row.content.caption).unwrap_or_default();
+                let meant = books.accepted.get(&row.id).is_some_and(|accepted| accepted.readers.contains(who));
+                if !meant && !(books.refused.contains(&text) && refused.insert((who, text.clone()))) {
+                    wrong.push(format!("{who} has {} ({text:?}), which was not for them, or twice", row.id));
+                }
+                if !seen.insert((who, row.id.clone())) {
+                    wrong.push(format!("{who} has two rows of {}", row.id));
                 }
             }
         }
+        for (id, accepted) in &books.accepted {
+            let Accepted { from, to, readers, .. } = accepted;
+            let missing = readers.iter().filter(|reader| !seen.contains(&(*reader, id.clone())));
+            wrong.extend(missing.map(|reader| format!("{reader} never got {id}, said by {from} to {to}")));
+        }
+        wrong.extend(second_devices.iter().flat_map(|device| device.audit(&books, &handed_over)));
         wrong
     }
 }
@@ -376,7 +429,7 @@ async fn whatever_goes_wrong_the_books_balance() {
         groups.push((subject, members));
     }
     let mut second_devices = Vec::new();
-    for phone in names.iter().take(SECOND_DEVICES) {
+    for phone in names.iter().step_by(PEOPLE_A_SECOND_DEVICE) {
         second_devices.push(SecondDevice::link(&control, &url, phone).await);
     }
     let begun = Instant::now();
@@ -394,11 +447,8 @@ async fn whatever_goes_wrong_the_books_balance() {
     going.join_all().await;
 
     soak.settle().await;
-    let mut wrong = soak.audit().await;
-    for device in second_devices {
-        wrong.extend(device.lacks(&soak.books.lock().unwrap()));
-        device.tasks.iter().for_each(JoinHandle::abort);
-    }
+    let wrong = soak.audit(&second_devices).await;
+    second_devices.iter().flat_map(|device| &device.tasks).for_each(JoinHandle::abort);
     let (accepted, refused) = {
         let books = soak.books.lock().unwrap();
         (books.accepted.len(), books.refused.len())

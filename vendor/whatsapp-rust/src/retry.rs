@@ -1003,8 +1003,14 @@ impl Client {
         //    handles both `@g.us` and `status@broadcast` as opaque group_jid.
         if info.chat.is_group() || info.chat.is_status_broadcast() {
             let group_jid = info.chat.to_string();
+            // The marks of a group are kept under the namespace its members are addressed by, which need not be the one
+            // of their sessions: a group addressed by PN whose members' LIDs are known.
+            let mut devices = vec![resolved_jid.clone()];
+            if info.requester != *resolved_jid {
+                devices.push(info.requester.clone());
+            }
             match self
-                .mark_forget_sender_key(&group_jid, std::slice::from_ref(resolved_jid))
+                .mark_forget_sender_key(&group_jid, &devices)
                 .await
             {
                 Ok(()) => {

@@ -13,8 +13,9 @@ pub struct EmulatorConfig {
     pub data_dir: Option<PathBuf>,
     /// Accounts are addressed by phone number alone, as before WhatsApp's move to LIDs.
     pub pn_only: bool,
-    /// Pause between the handshake and the first server stanza. Some clients lose a stanza that
-    /// arrives while they still set themselves up, so the default is 100 ms.
+    /// Pause between the handshake and the first server stanza, and before the first words of the handset to a device that
+    /// has just handed in its keys. Some clients lose a stanza that arrives while they still set themselves up, so the
+    /// default is 100 ms.
     pub first_stanza_grace: Duration,
     /// Receipts for status posts name their reader once, not by phone number and LID: which of the two WhatsApp does is
     /// not known, so clients should stand both.

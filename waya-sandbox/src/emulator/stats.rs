@@ -1,7 +1,8 @@
 //! Counts of what went through the emulator, by sender and message id.
 //!
 //! A message id that its sender handed over twice shows as a repeated id: that is how a doubled
-//! send is seen. Retry resends and peer messages are no messages in this sense and not counted.
+//! send is seen. Peer messages are no messages in this sense, and what is sent again because a device asked for it is
+//! counted apart.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -37,6 +38,8 @@ pub struct SenderStats {
     pub distinct_ids: u64,
     /// Ids handed over more than once, with how often.
     pub repeated_ids: BTreeMap<String, u64>,
+    /// Ids handed over again for one device, because it asked for that, with how often since this process started.
+    pub resent_ids: BTreeMap<String, u64>,
     /// Server acks handed to the sender's connection.
     pub acked: u64,
     /// Messages refused with an error code.
@@ -57,6 +60,7 @@ pub(super) struct SenderCounts {
     ids: HashSet<u64>,
     /// Ids relayed more than once, with how often.
     repeated: BTreeMap<String, u64>,
+    resent: BTreeMap<String, u64>,
     pub(super) messages: u64,
     pub(super) acked: u64,
     pub(super) nacked: u64,
@@ -72,6 +76,10 @@ impl SenderCounts {
             // Not known by name: this is the second time.
             *self.repeated.entry(id.to_owned()).or_insert(1) += 1;
         }
+    }
+
+    pub(super) fn resent(&mut self, id: &str) {
+        *self.resent.entry(id.to_owned()).or_default() += 1;
     }
 
     /// Takes in what was counted before a restart.
@@ -102,6 +110,7 @@ impl SenderCounts {
             messages: self.messages,
             distinct_ids: self.ids.len() as u64,
             repeated_ids: self.repeated.clone(),
+            resent_ids: self.resent.clone(),
             acked: self.acked,
             nacked: self.nacked,
             never_acked: self.never_acked,

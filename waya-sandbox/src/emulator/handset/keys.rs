@@ -10,12 +10,27 @@ use crate::emulator::Emulator;
 use crate::emulator::state::record::Change;
 use crate::emulator::state::{Account, State};
 
-/// Queues the app-state keys for a device that never got them, and what else it gets at first.
+/// Queues the app-state keys for a device that never got them, and what else it gets at first, once there are keys of its
+/// own to encrypt it with.
 pub(crate) fn share_keys_if_due(emulator: &Emulator, phone: &str, device: u16) {
     let mut state = emulator.state();
-    if state.device(phone, device).is_some_and(|device| !device.keys_shared) {
+    if state.device(phone, device).is_some_and(|device| !device.keys_shared && !device.pre_keys.is_empty()) {
         share_all(emulator, &mut state, phone, device);
     }
+}
+
+/// The same a moment after a device handed in its keys. No real phone is so near that it speaks together with the answer to
+/// that, and there are clients that lose what they hear before they have written their keys down.
+pub(crate) fn share_keys_soon(emulator: &Emulator, phone: &str, device: u16) {
+    let grace = emulator.config().first_stanza_grace;
+    if grace.is_zero() {
+        return share_keys_if_due(emulator, phone, device);
+    }
+    let (emulator, phone) = (emulator.clone(), phone.to_owned());
+    tokio::spawn(async move {
+        tokio::time::sleep(grace).await;
+        share_keys_if_due(&emulator, &phone, device);
+    });
 }
 
 /// Queues everything that a device gets at first.

@@ -21,7 +21,7 @@ use super::{Emulator, ScanError, ScannedDevice};
 
 pub use history::HISTORY_TEXT;
 pub(crate) use history::hand_piece;
-pub(crate) use keys::share_keys_if_due;
+pub(crate) use keys::{share_keys_if_due, share_keys_soon};
 pub(crate) use pairing_code::{take_finish, take_hello};
 pub use passkey::passkey_answer;
 pub(crate) use passkey::{options, reference, take_keys, take_nonce, take_prologue};

@@ -8,7 +8,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef};
 
 use super::{Answer, Request};
 use crate::emulator::faults::{Faults, Whom};
-use crate::emulator::handset::big_endian;
+use crate::emulator::handset::{big_endian, share_keys_soon};
 use crate::emulator::relay::{jid_attr, queue_for};
 use crate::emulator::state::account::SIGNED_PRE_KEY_ID;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord, PreKey, PreKeyTaken, PreKeysRecord};
@@ -69,7 +69,13 @@ fn take(request: &Request<'_>) -> Answer {
     let kept = state
         .commit(Change::Device(record))
         .and_then(|()| state.commit(Change::PreKeys(PreKeysRecord { key, pre_keys })));
-    kept.map_or(Answer::Refused(500, "internal-server-error"), |()| Answer::Done)
+    drop(state);
+    if kept.is_err() {
+        return Answer::Refused(500, "internal-server-error");
+    }
+    request.answer(Answer::Done);
+    share_keys_soon(&request.session.emulator, request.phone, request.device);
+    Answer::Later
 }
 
 fn take_signed(request: &Request<'_>, rotate: &NodeRef<'_>) -> Answer {

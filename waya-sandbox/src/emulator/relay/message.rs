@@ -73,6 +73,9 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     if handed.is_to_own_handset(&state) {
         handset::hear(&mut state, (phone, device), node);
     }
+    if handed.is_resend() {
+        state.counts.of(phone).resent(&handed.id);
+    }
     if counted {
         handsets::lay_down(&mut state, &handed);
         let counts = state.counts.of(phone);
