@@ -23,6 +23,7 @@ need_command curl curl
 need_command node nodejs
 need_command npm npm
 need_command mkfs.ext4 e2fsprogs
+need_command ffmpeg ffmpeg
 need_component fmt rustfmt
 need_component clippy clippy
 export PATH="$PATH:/sbin:/usr/sbin"

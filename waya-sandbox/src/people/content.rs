@@ -47,6 +47,21 @@ pub struct Media {
     pub filename: Option<String>,
     /// Bytes.
     pub size: Option<u64>,
+    /// Of a picture, a video or a sticker: pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// As `width`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// How long a video or a sound plays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
+    /// Of a document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages: Option<u32>,
+    /// The small JPEG that is shown before the file is loaded, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnail: Option<String>,
     /// The message that names it, encoded, in base64: what its reader's client loads it by. Not shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named_by: Option<String>,
@@ -94,40 +109,56 @@ fn preview(text: &wa::message::ExtendedTextMessage) -> Option<Preview> {
 
 /// Messages with a file. Empty captions count as none.
 fn with_file(base: &wa::Message) -> Option<Content> {
-    let file = |kind: &str, mimetype: &Option<String>, size: Option<u64>| Content {
+    let (kind, context, media) = file(base)?;
+    let named_by = Some(STANDARD.encode(codec::message_to_vec(base)));
+    Some(Content {
         caption: base.get_caption().filter(|text| !text.is_empty()).map(str::to_owned),
-        media: Some(Media {
-            mimetype: mimetype.clone(),
-            filename: None,
-            size,
-            named_by: Some(STANDARD.encode(codec::message_to_vec(base))),
-        }),
+        media: Some(Media { named_by, ..media }),
+        quoted: quoted(context),
         ..plain(kind, None)
-    };
+    })
+}
+
+/// What kind of file a message brings, in what context, and what is said of it.
+fn file(base: &wa::Message) -> Option<(&'static str, &MessageField<wa::ContextInfo>, Media)> {
+    let media = |mimetype: &Option<String>, size| Media { mimetype: mimetype.clone(), size, ..Media::default() };
     if let Some(image) = base.image_message.as_option() {
-        let content = file("image", &image.mimetype, image.file_length);
-        return Some(Content { quoted: quoted(&image.context_info), ..content });
+        let media = Media {
+            width: image.width,
+            height: image.height,
+            thumbnail: image.jpeg_thumbnail.as_ref().map(|jpeg| STANDARD.encode(jpeg)),
+            ..media(&image.mimetype, image.file_length)
+        };
+        return Some(("image", &image.context_info, media));
     }
     if let Some(video) = base.video_message.as_option() {
         let kind = if video.gif_playback == Some(true) { "gif" } else { "video" };
-        let content = file(kind, &video.mimetype, video.file_length);
-        return Some(Content { quoted: quoted(&video.context_info), ..content });
+        let media = Media {
+            width: video.width,
+            height: video.height,
+            seconds: video.seconds,
+            thumbnail: video.jpeg_thumbnail.as_ref().map(|jpeg| STANDARD.encode(jpeg)),
+            ..media(&video.mimetype, video.file_length)
+        };
+        return Some((kind, &video.context_info, media));
     }
     if let Some(audio) = base.audio_message.as_option() {
         let kind = if audio.ptt == Some(true) { "voice" } else { "audio" };
-        let content = file(kind, &audio.mimetype, audio.file_length);
-        return Some(Content { quoted: quoted(&audio.context_info), ..content });
+        let media = Media { seconds: audio.seconds, ..media(&audio.mimetype, audio.file_length) };
+        return Some((kind, &audio.context_info, media));
     }
     if let Some(document) = base.document_message.as_option() {
-        let mut content = file("document", &document.mimetype, document.file_length);
-        if let Some(media) = &mut content.media {
-            media.filename.clone_from(&document.file_name);
-        }
-        return Some(Content { quoted: quoted(&document.context_info), ..content });
+        let media = Media {
+            filename: document.file_name.clone(),
+            pages: document.page_count,
+            thumbnail: document.jpeg_thumbnail.as_ref().map(|jpeg| STANDARD.encode(jpeg)),
+            ..media(&document.mimetype, document.file_length)
+        };
+        return Some(("document", &document.context_info, media));
     }
     let sticker = base.sticker_message.as_option()?;
-    let content = file("sticker", &sticker.mimetype, sticker.file_length);
-    Some(Content { quoted: quoted(&sticker.context_info), ..content })
+    let media = Media { width: sticker.width, height: sticker.height, ..media(&sticker.mimetype, sticker.file_length) };
+    Some(("sticker", &sticker.context_info, media))
 }
 
 /// Edits and revocations; other protocol messages say nothing to a reader.
