@@ -123,7 +123,12 @@ pub fn changes(told: &Told, facts: &Facts, limits: Limits, now: Timestamp) -> Ve
             },
         );
     let ended = ended.map(|(condition, since)| Change::Ended(condition.clone(), *since));
-    let began = holding.values().filter(|alarm| !told.contains_key(&alarm.condition)).cloned().map(Change::Began);
+    // Who knows why there is no connection need not be told that there is none, whatever is tried meanwhile.
+    let is_explained = told.keys().any(Condition::is_of_the_link);
+    let is_news = |alarm: &&Alarm| {
+        !told.contains_key(&alarm.condition) && !(alarm.condition == Condition::Offline && is_explained)
+    };
+    let began = holding.values().filter(is_news).cloned().map(Change::Began);
     ended.chain(began).collect()
 }
 
@@ -263,6 +268,19 @@ mod tests {
                 Change::Ended(condition, _) => assert!(told.remove(condition).is_some(), "never began: {condition:?}"),
             }
         }
+    }
+
+    #[test]
+    fn who_knows_of_a_ban_is_not_told_that_there_is_no_connection() {
+        let facts = |link| Facts { link, cut_off_since: Some(at(0)), ..well() };
+        let mut told = Told::new();
+        let began = changes(&told, &facts(LinkState::Banned { until: None }), LIMITS, at(1));
+        apply(&mut told, &began);
+        assert_eq!(told.keys().collect::<Vec<_>>(), [&Condition::Banned]);
+        assert_eq!(changes(&told, &facts(LinkState::Connecting), LIMITS, at(7_200)), []);
+        let over = changes(&told, &facts(LinkState::Connected), LIMITS, at(7_201));
+        assert_eq!(over, [Change::Ended(Condition::Banned, at(0))]);
+        assert_eq!(changes(&Told::new(), &facts(LinkState::Connecting), LIMITS, at(7_200)).len(), 1);
     }
 
     proptest! {
