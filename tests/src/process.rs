@@ -158,3 +158,16 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
+
+/// Memory of a process in use, and the most it ever used, in bytes.
+///
+/// # Errors
+/// It does not run.
+pub fn memory(pid: u32) -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such field")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
+}

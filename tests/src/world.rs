@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Api, Binary, Running};
+use crate::{Api, Binary, Running, process};
 
 /// How long a condition may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -85,6 +85,14 @@ impl World {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.root.path().join("waya.sock")
+    }
+
+    /// Memory of the process in use, and the most it ever used, in bytes.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        process::memory(self.running.as_ref().context("it does not run")?.pid())
     }
 
     /// All that the process has logged.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use waya_tests::{BUDI, Options, SITI, World, answer, until};
+use waya_tests::{BUDI, Binary, Options, SITI, World, answer, process, until};
 
 /// A picture of one red pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
@@ -89,6 +89,43 @@ async fn an_upload_that_fails_is_tried_again_under_the_same_id() -> Result<()> {
     let read = world.until_message(&id, |message| message["ack"] == "read").await?;
     let inbox = world.inbox(BUDI).await?;
     assert_eq!((inbox.len(), &inbox[0]["copies"], &inbox[0]["id"]), (1, &json!(1), &read["whatsappId"]));
+    Ok(())
+}
+
+/// The most that either side may hold of a file, beside what it needs anyway.
+const STREAMED: u64 = 40 << 20;
+
+#[tokio::test]
+async fn the_largest_document_passes_through_little_memory() -> Result<()> {
+    let world = World::start()?;
+    // What is looked at is how it comes in: the people live in the same process.
+    ensure!(world.waya(&["queue", "pause"])?.status.success());
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("large.pdf");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path)?);
+    file.write_all(PDF)?;
+    let block: Vec<u8> = (0..1 << 20).map(|n: u32| (n * 7 % 251) as u8).collect();
+    for _ in 0..99 {
+        file.write_all(&block)?;
+    }
+    file.flush()?;
+    let (before, _) = world.memory()?;
+    let mut command = Binary::waya()?.command();
+    command.env_clear().arg("--socket").arg(world.socket()).args(["send", BUDI, "--media"]).arg(&path);
+    let mut waya = command.stdout(std::process::Stdio::null()).spawn()?;
+    let mut most = 0;
+    let status = loop {
+        // Gone between the two: its last word counts.
+        most = process::memory(waya.id()).map_or(most, |(_, peak)| most.max(peak));
+        if let Some(status) = waya.try_wait()? {
+            break status;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    ensure!(status.success(), "{status}");
+    let (_, peak) = world.memory()?;
+    ensure!(most > 0 && most < STREAMED, "waya used {} MiB", most >> 20);
+    ensure!(peak < before + STREAMED, "the daemon had {} MiB, and then {}", before >> 20, peak >> 20);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -13,17 +13,6 @@ use waya_tests::{BUDI, OWN_PHONE, SITI, World, answer, until};
 
 use crate::files::server;
 use crate::{PNG, TOO_MANY, assert_nothing_queued, refused, send, send_form};
-
-/// Memory of the daemon in use, and the most it ever used, in bytes.
-fn memory(world: &World) -> Result<(u64, u64)> {
-    let pid = world.running.as_ref().context("it does not run")?.pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| -> Result<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such field")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
-    };
-    Ok((field("VmRSS:")?, field("VmHWM:")?))
-}
 
 /// Sends a head and a body of many bytes, whatever the other side makes of it; what that says, and how long it took.
 async fn pour(address: &str, head: String, mut left: usize, chunked: bool) -> Result<(String, Duration)> {
@@ -75,7 +64,7 @@ async fn two_hundred_megabytes_are_refused_without_being_held() -> Result<()> {
     let as_json = "content-type: application/json\r\n";
     let as_form = "content-type: multipart/form-data; boundary=b\r\n";
     let first = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-    let (before, _) = memory(&world)?;
+    let (before, _) = world.memory()?;
     for (what, begins, is_chunked, most) in [
         // What says its length is not read at all.
         ("JSON, announced", head(&format!("{as_json}{announced}")) + json, false, 24 << 20),
@@ -87,7 +76,7 @@ async fn two_hundred_megabytes_are_refused_without_being_held() -> Result<()> {
         let (said, took) = pour(&address, begins, TOO_MANY, is_chunked).await?;
         ensure!(said.starts_with("HTTP/1.1 413 ") && said.contains("\"code\":\"too_large\""), "{what}: {said:?}");
         ensure!(took < Duration::from_secs(30), "{what} took {took:?}");
-        let (now, peak) = memory(&world)?;
+        let (now, peak) = world.memory()?;
         println!("{what}: {took:?}, {} KiB before, {} KiB now, {} KiB at most", before >> 10, now >> 10, peak >> 10);
         ensure!(peak < before + most, "{what}: {peak} bytes at most, {before} before");
     }
