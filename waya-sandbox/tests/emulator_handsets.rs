@@ -45,6 +45,19 @@ async fn arrived(person: &mut Person, id: &str) -> std::sync::Arc<whatsapp_rust:
         .await
 }
 
+/// Id and text of the next message that the phone gives again.
+async fn given_again(person: &mut Person) -> (String, Option<String>) {
+    person
+        .wait("what the phone has", |event| match event {
+            Event::Messages(batch) => batch.messages.iter().find_map(|message| {
+                message.info.unavailable_request_id.as_ref()?;
+                Some((message.info.id.clone(), message.message.conversation.clone()))
+            }),
+            _ => None,
+        })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handset_that_is_on_gives_a_message_to_a_device_that_lacks_it() {
     let world = World::start().await;
@@ -56,21 +69,12 @@ async fn a_handset_that_is_on_gives_a_message_to_a_device_that_lacks_it() {
         let id = ani.say(to, "once more").await;
         let info = arrived(&mut budi, &id).await;
         budi.client.send_pdo_placeholder_resend_request(&info).await.unwrap();
-        let again = budi
-            .wait("what the phone has", |event| match event {
-                Event::Messages(batch) => batch.messages.iter().find_map(|message| {
-                    message.info.unavailable_request_id.as_ref()?;
-                    Some((message.info.id.clone(), message.message.conversation.clone()))
-                }),
-                _ => None,
-            })
-            .await;
-        assert_eq!(again, (id, Some("once more".to_owned())));
+        assert_eq!(given_again(&mut budi).await, (id, Some("once more".to_owned())));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handset_that_is_on_confirms_what_its_devices_send() {
+async fn a_handset_confirms_what_its_devices_send_when_it_is_on() {
     let world = World::start().await;
     let mut ani = world.link(ANI, "Ani").await;
     world.link(BUDI, "Budi").await;
@@ -79,21 +83,41 @@ async fn a_handset_that_is_on_confirms_what_its_devices_send() {
     for to in [BUDI, &group.jid] {
         let unconfirmed = ani.say(to, "the handset is off").await;
         assert_eq!(ani.ack(&unconfirmed).await, None);
+        assert_eq!(world.emulator.accounts()[0].handset_queued, 1);
         world.emulator.set_handset_online(ANI, true);
+        own_receipt(&mut ani, &unconfirmed, lid.as_deref()).await;
         let confirmed = ani.say(to, "it is on").await;
-        let receipt = ani
-            .wait("a receipt of the own handset", |event| match event {
-                Event::Receipt(receipt) => (receipt.r#type == ReceiptType::Sender).then(|| receipt.clone()),
-                _ => None,
-            })
-            .await;
-        assert!(!receipt.message_ids.contains(&unconfirmed), "nobody was there");
-        assert_eq!(receipt.message_ids, [confirmed], "{to}");
-        let sender = receipt.source.sender;
-        let is_own = sender.user == ANI || lid.as_deref() == Some(sender.user.as_str());
-        assert!(sender.device == 0 && is_own, "{sender}");
+        own_receipt(&mut ani, &confirmed, lid.as_deref()).await;
         world.emulator.set_handset_online(ANI, false);
     }
+}
+
+/// The next word of Ani's own handset is of this message.
+async fn own_receipt(ani: &mut Person, id: &str, lid: Option<&str>) {
+    let receipt = ani
+        .wait("a receipt of the own handset", |event| match event {
+            Event::Receipt(receipt) => (receipt.r#type == ReceiptType::Sender).then(|| receipt.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(receipt.message_ids, [id]);
+    let sender = receipt.source.sender;
+    let is_own = sender.user == ANI || lid == Some(sender.user.as_str());
+    assert!(sender.device == 0 && is_own, "{sender}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_asks_of_a_handset_that_is_off_is_answered_when_it_is_back() {
+    let world = World::start().await;
+    let ani = world.link(ANI, "Ani").await;
+    let mut budi = world.link(BUDI, "Budi").await;
+    let id = ani.say(BUDI, "once more").await;
+    let info = arrived(&mut budi, &id).await;
+    budi.client.send_pdo_placeholder_resend_request(&info).await.unwrap();
+    until("message and request to wait", || world.emulator.accounts()[1].handset_queued == 2).await;
+    world.emulator.set_handset_online(BUDI, true);
+    assert_eq!(given_again(&mut budi).await, (id, Some("once more".to_owned())));
+    assert_eq!(world.emulator.accounts()[1].handset_queued, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,6 +13,7 @@ use whatsapp_rust::wacore_binary::{Jid, Server};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
+const SITI: &str = "6281200000003";
 
 async fn told_of(person: &mut Person, id: &str, kind: ReceiptType) {
     person
@@ -43,6 +44,22 @@ async fn hears_of_reading(person: &mut Person, text: &str) -> bool {
                     !matches!(receipt.r#type, ReceiptType::Delivered | ReceiptType::Inactive | ReceiptType::Sender);
                 read.then_some(true)
             }
+            Event::Messages(batch) => {
+                let said = |message: &whatsapp_rust::wacore::types::events::InboundMessage| {
+                    message.message.conversation.as_deref() == Some(text)
+                };
+                batch.messages.iter().any(said).then_some(false)
+            }
+            _ => None,
+        })
+        .await
+}
+
+/// Whether somebody hears of anything being delivered before a text behind it.
+async fn hears_of_delivery(person: &mut Person, text: &str) -> bool {
+    person
+        .wait("a text or a receipt", |event| match event {
+            Event::Receipt(_) => Some(true),
             Event::Messages(batch) => {
                 let said = |message: &whatsapp_rust::wacore::types::events::InboundMessage| {
                     message.message.conversation.as_deref() == Some(text)
@@ -124,24 +141,39 @@ async fn a_handset_in_a_group_is_named_as_the_message_names_people_and_the_other
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handset_says_something_as_long_as_it_is_switched_on() {
+async fn a_handset_that_was_off_confirms_what_it_missed_when_it_is_back() {
     let world = World::start().await;
     let mut ani = world.link(ANI, "Ani").await;
+    let siti = world.link(SITI, "Siti").await;
     world.emulator.ensure_account(BUDI, "Budi");
+    let handset = || world.emulator.accounts()[1].clone();
     let mut ids = Vec::new();
-    for on in [true, false, true] {
+    for on in [true, false, false] {
         world.emulator.set_handset_online(BUDI, on);
         let id = ani.say(BUDI, "to the phone").await;
         assert_eq!(ani.ack(&id).await, None);
         ids.push(id);
     }
+    let (first, missed) = (ids.remove(0), ids);
+    ani.receipt(&first).await;
+    assert_eq!((handset().handset_online, handset().handset_queued), (false, 2));
+    siti.say(ANI, "meanwhile").await;
+    assert!(!hears_of_delivery(&mut ani, "meanwhile").await, "nobody was there to confirm anything");
+
+    world.emulator.set_handset_online(BUDI, true);
+    assert_eq!(handset().handset_queued, 0);
+    let last = ani.say(BUDI, "it is back").await;
+    let mut all = [missed, vec![last]].concat();
     let mut told = Vec::new();
-    while told.last() != ids.last() {
+    while told.len() < all.len() {
         let next = ani.wait("a receipt", |event| match event {
             Event::Receipt(receipt) => receipt.message_ids.first().cloned(),
             _ => None,
         });
         told.push(next.await);
     }
-    assert_eq!(told, [ids[0].clone(), ids[2].clone()]);
+    // The client handles receipts side by side: it may tell of them in another order than they came in.
+    told.sort();
+    all.sort();
+    assert_eq!(told, all, "each of them once");
 }

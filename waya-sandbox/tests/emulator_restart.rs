@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::Path;
 
 use support::{Person, World, until};
+use whatsapp_rust::wacore::types::events::Event;
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
@@ -87,6 +88,54 @@ fn copy_of(folder: &Path) -> tempfile::TempDir {
         std::fs::copy(folder.join(file), copy.path().join(file)).unwrap();
     }
     copy
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_handset_is_confirmed_after_a_restart_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::in_folder(folder.path(), None).await;
+    let mut ani = world.link(ANI, "Ani").await;
+    world.emulator.ensure_account(BUDI, "Budi");
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        let id = ani.say(BUDI, &format!("number {number}")).await;
+        assert_eq!(ani.ack(&id).await, None);
+        ids.push(id);
+    }
+    let ani = ani.leave().await;
+    world.stop().await;
+
+    // The first start reads what was appended, the second one what was rewritten.
+    for _ in 0..2 {
+        let world = World::in_folder(folder.path(), None).await;
+        assert_eq!(world.emulator.accounts()[1].handset_queued, 3);
+        world.stop().await;
+    }
+    let world = World::in_folder(folder.path(), None).await;
+    assert!(world.emulator.set_handset_online(BUDI, true));
+    assert!(world.emulator.set_handset_online(BUDI, false));
+    world.stop().await;
+    let world = World::in_folder(folder.path(), None).await;
+    assert_eq!(world.emulator.accounts()[1].handset_queued, 0);
+    assert!(world.emulator.set_handset_online(BUDI, true));
+
+    let mut ani = Person::resume(&world.emulator.whatsapp_url(), "Ani", ani).await;
+    ani.connected().await;
+    ids.push(ani.say(BUDI, "it is back").await);
+    let mut told = Vec::new();
+    while told.len() < ids.len() {
+        told.push(ani.wait("a receipt", first_of_a_receipt).await);
+    }
+    told.sort();
+    ids.sort();
+    assert_eq!(told, ids, "each of them once");
+}
+
+fn first_of_a_receipt(event: &Event) -> Option<String> {
+    match event {
+        Event::Receipt(receipt) => receipt.message_ids.first().cloned(),
+        _ => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -200,10 +200,10 @@ impl Emulator {
         handset::passkey_code(self, &phone_digits(phone)?)
     }
 
-    /// Switches an emulated handset on or off. One that is on confirms the messages that reach it;
-    /// they are off at first. Returns false if there is no such account.
+    /// Switches an emulated handset on or off. One that is on confirms the messages that reach it, first those that
+    /// waited for it while it was off; they are off at first. Returns false if there is no such account.
     pub fn set_handset_online(&self, phone: &str, online: bool) -> bool {
-        self.change_account(phone, |record| record.handset_online = online)
+        relay::switch_handset(self, &mut self.state(), &phone_digits(phone).unwrap_or_default(), online)
     }
 
     fn change_account(&self, phone: &str, change: impl FnOnce(&mut AccountRecord)) -> bool {

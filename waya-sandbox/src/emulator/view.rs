@@ -13,6 +13,8 @@ pub struct AccountInfo {
     pub name: String,
     /// Whether the emulated handset is switched on (then it confirms what it receives).
     pub handset_online: bool,
+    /// What waits for the handset until it is switched on.
+    pub handset_queued: usize,
     /// The linked devices, in the order they were linked.
     pub devices: Vec<DeviceInfo>,
 }

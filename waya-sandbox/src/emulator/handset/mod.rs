@@ -1,6 +1,6 @@
 //! The emulated handsets: they scan codes, sign devices in, and hand over app-state keys and history.
 //!
-//! What is sent to a handset is confirmed when it is switched on. It opens a message only when a device asks for it or
+//! What is sent to a handset is confirmed when it is switched on, or as soon as it is. It opens a message only when a device asks for it or
 //! for its file again, and what its own devices say to it alone.
 
 pub(crate) mod adv;

@@ -2,7 +2,7 @@
 //! messages that it has nothing but a placeholder of.
 //!
 //! What a handset hands over by itself it hands over again whether it is switched on or not. Requests, which are
-//! end-to-end-encrypted messages themselves, are answered when it is on; a device asks again when it gets no answer.
+//! end-to-end-encrypted messages themselves, wait until it is on.
 
 use whatsapp_rust::buffa::{Message as _, MessageField};
 use whatsapp_rust::wacore_binary::{Jid, NodeRef};
@@ -16,7 +16,7 @@ use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 use super::keys::{share_all, share_keys};
 use super::{opening, peer};
 use crate::emulator::Emulator;
-use crate::emulator::relay::{canonical, text_attr};
+use crate::emulator::relay::{canonical, text_attr, wait_for_handset};
 use crate::emulator::state::letters::Sealed;
 use crate::emulator::state::{Account, State};
 
@@ -48,7 +48,10 @@ pub(crate) fn taken(state: &mut State, phone: &str, device: u16, ids: &[String])
 
 /// A device says something to its handset alone.
 pub(crate) fn hear(state: &mut State, (phone, device): (&str, u16), message: &NodeRef<'_>) -> Option<()> {
-    let account = state.accounts.get(phone).filter(|account| account.record.handset_online)?;
+    if !state.accounts.get(phone)?.record.handset_online {
+        return wait_for_handset(state, (phone, device), message);
+    }
+    let account = state.accounts.get(phone)?;
     let enc = message.get_optional_child("enc")?;
     let sealed = Sealed::of(&enc.get_attr("type")?.as_str(), enc.content_bytes()?)?;
     let heard = opening::open_peer(account, state.letters.get(phone)?, device, &sealed)?;

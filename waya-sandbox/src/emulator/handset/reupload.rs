@@ -5,8 +5,8 @@
 //! handset → <notification type="mediaretry" from=own id><rmr …/>(<encrypt/> or <error code/>)</notification>
 //! ```
 //!
-//! Both `<encrypt>` are sealed by a key that is derived from that of the file. A handset that is switched off does
-//! not answer. Nothing is ever deleted on the media servers here, so that uploading again is signing a new address.
+//! Both `<encrypt>` are sealed by a key that is derived from that of the file. A handset that is switched off answers
+//! when it is on again. Nothing is ever deleted on the media servers here, so that uploading again is signing a new address.
 
 use whatsapp_rust::buffa::Message as _;
 use whatsapp_rust::wacore::crypto::hkdf_sha256_into;
@@ -22,7 +22,7 @@ use whatsapp_rust::waproto::whatsapp::media_retry_notification::ResultType;
 use super::opening;
 use crate::emulator::Emulator;
 use crate::emulator::media::address_again;
-use crate::emulator::relay::{canonical, jid_attr, queue_for};
+use crate::emulator::relay::{canonical, jid_attr, queue_for, wait_for_handset};
 use crate::emulator::state::{Account, State};
 
 /// What the key of both messages is derived for.
@@ -37,7 +37,7 @@ enum Refusal {
     Undecryptable = 3,
 }
 
-/// Answers a device that asks for the file of message `id` again, if the handset is switched on.
+/// Answers a device that asks for the file of message `id` again, as soon as the handset is switched on.
 pub(crate) fn upload_again(
     emulator: &Emulator,
     state: &mut State,
@@ -47,7 +47,10 @@ pub(crate) fn upload_again(
 ) -> Option<()> {
     // A device that cannot load its history has no such child; there is nothing to be loaded here.
     let asked = receipt.get_optional_child("rmr")?;
-    let account = state.accounts.get(phone).filter(|account| account.record.handset_online)?;
+    if !state.accounts.get(phone)?.record.handset_online {
+        return wait_for_handset(state, (phone, device), receipt);
+    }
+    let account = state.accounts.get(phone)?;
     let answer = match uploaded(emulator, state, account, receipt, id) {
         Ok(sealed) => sealed,
         Err(refusal) => NodeBuilder::new("error").attr("code", refusal as u8).build(),

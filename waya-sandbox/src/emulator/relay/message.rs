@@ -7,12 +7,12 @@ use bytes::Bytes;
 use whatsapp_rust::wacore_binary::builder::NodeBuilder;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server, marshal};
 
-use super::{canonical, handsets, jid_attr, newsletter, receipt, text_attr, tokens};
+use super::{canonical, handsets, jid_attr, newsletter, text_attr, tokens};
 use crate::emulator::faults::{AckFate, Whom};
 use crate::emulator::handset;
 use crate::emulator::session::Session;
 use crate::emulator::state::State;
-use crate::emulator::state::record::{Change, DeviceKey, QueuedRecord, RelayedRecord};
+use crate::emulator::state::record::{Change, DeviceKey, QueueEntry, QueuedRecord, RelayedRecord};
 use crate::emulator::wire::ConnectionHandle;
 
 /// The refusal of a message to somebody who does not vouch for its sender.
@@ -69,7 +69,6 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     if let Some(hash) = handed.other_participants_hash(&state) {
         ack.attrs.insert("phash", hash);
     }
-    receipt::confirm_by_handsets(emulator, &mut state, &handed);
     if handed.is_to_own_handset(&state) {
         handset::hear(&mut state, (phone, device), node);
     }
@@ -77,6 +76,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         state.counts.of(phone).resent(&handed.id);
     }
     if counted {
+        handsets::confirm(emulator, &mut state, &handed);
         handsets::lay_down(&mut state, &handed);
         let counts = state.counts.of(phone);
         counts.in_flight += 1;
@@ -132,10 +132,13 @@ fn relay(state: &mut State, handed: &Handed<'_>, counted: bool) -> Option<()> {
         entries.push(state.entry(copy.key, "message", &handed.id, from, stanza));
     }
     let change = if counted {
+        let handsets = handsets::away(state, handed);
         Change::Relayed(RelayedRecord {
             sender: handed.phone.to_owned(),
             id: handed.id.clone(),
             entries: entries.clone(),
+            waits: (!handsets.is_empty()).then(|| handsets::to_be_confirmed(handed)),
+            handsets,
         })
     } else {
         Change::Queued(QueuedRecord { entries: entries.clone() })
@@ -207,13 +210,22 @@ impl Handed<'_> {
     }
 }
 
-/// Queues a stanza of the server's own for some devices and delivers it.
-pub(crate) fn queue_for(state: &mut State, keys: Vec<DeviceKey>, class: &str, stanza: &Node) -> Option<()> {
+/// A stanza of the server's own as it is queued for some devices.
+pub(super) fn entries(
+    state: &mut State,
+    keys: Vec<DeviceKey>,
+    class: &str,
+    stanza: &Node,
+) -> Option<Vec<QueueEntry>> {
     let id = stanza.attrs.get("id")?.as_str().into_owned();
     let from = canonical(state, &stanza.attrs.get("from")?.to_jid()?);
     let bytes = Bytes::from(marshal(stanza).ok()?);
-    let entries: Vec<_> =
-        keys.into_iter().map(|key| state.entry(key, class, &id, from.clone(), bytes.clone())).collect();
+    Some(keys.into_iter().map(|key| state.entry(key, class, &id, from.clone(), bytes.clone())).collect())
+}
+
+/// Queues a stanza of the server's own for some devices and delivers it.
+pub(crate) fn queue_for(state: &mut State, keys: Vec<DeviceKey>, class: &str, stanza: &Node) -> Option<()> {
+    let entries = entries(state, keys, class, stanza)?;
     if entries.is_empty() {
         return Some(());
     }

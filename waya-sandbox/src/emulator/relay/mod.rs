@@ -15,6 +15,7 @@ pub(crate) mod tokens;
 use whatsapp_rust::wacore_binary::{Jid, NodeRef, Server};
 
 use super::state::{Account, State};
+pub(crate) use handsets::{switch as switch_handset, wait as wait_for_handset};
 pub(crate) use message::queue_for;
 
 /// Whether a user address is a phone number or a LID.
@@ -49,6 +50,11 @@ impl Namespace {
     pub(crate) fn user(self, account: &Account) -> Jid {
         self.device(account, 0)
     }
+}
+
+/// Whether an address is that of a user, not of a group or another broadcast.
+fn is_person(jid: &Jid) -> bool {
+    matches!(jid.server, Server::Pn | Server::Lid | Server::Legacy)
 }
 
 /// One name for the other side of a queued stanza, whichever namespace and device it was given

@@ -62,7 +62,12 @@ pub(super) fn publish(state: &mut State, handed: &Handed<'_>) -> Result<u64, u16
     };
     let entries = copies(state, handed, &post, edit.as_deref()).ok_or(500_u16)?;
     state.commit(Change::NewsletterPost(post)).map_err(|_| 500_u16)?;
-    let relayed = RelayedRecord { sender: handed.phone.to_owned(), id: handed.id.clone(), entries: entries.clone() };
+    let relayed = RelayedRecord {
+        sender: handed.phone.to_owned(),
+        id: handed.id.clone(),
+        entries: entries.clone(),
+        ..RelayedRecord::default()
+    };
     state.commit(Change::Relayed(relayed)).map_err(|_| 500_u16)?;
     state.deliver(&entries);
     Ok(server_id)

@@ -5,8 +5,7 @@ use whatsapp_rust::wacore_binary::marshal::unmarshal_ref;
 use whatsapp_rust::wacore_binary::{Jid, Node, NodeRef, Server};
 
 use super::fanout::alternative;
-use super::message::Handed;
-use super::{Namespace, backlog, canonical, handsets, jid_attr, queue_for, text_attr};
+use super::{Namespace, backlog, canonical, is_person, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
 use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey, QueueEntry};
@@ -60,10 +59,6 @@ struct Receipt<'a> {
     kind: &'a str,
     to: &'a Jid,
     author: &'a Jid,
-}
-
-fn is_person(jid: &Jid) -> bool {
-    matches!(jid.server, Server::Pn | Server::Lid | Server::Legacy)
 }
 
 /// The id of the receipt and those of its list.
@@ -212,47 +207,6 @@ impl Receipt<'_> {
             None => stanza.build(),
         }
     }
-}
-
-/// Handsets that are switched on confirm a message that reached them; the sender's own tells the other devices so.
-pub(super) fn confirm_by_handsets(emulator: &Emulator, state: &mut State, handed: &Handed<'_>) {
-    let rules = emulator.fault_rules();
-    let bare = emulator.config().bare_status_receipts && handed.to.server == Server::Broadcast;
-    let Some(author) = state.accounts.get(handed.phone) else { return };
-    let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
-    let receipts: Vec<_> = handsets::reached(state, handed)
-        .into_iter()
-        .filter(|reader| !rules.drops_receipts(Whom(reader.phone(), Some(0))))
-        .filter(|_| !rules.drops_receipts(Whom(handed.phone, None)))
-        .map(|reader| {
-            let is_own = reader.phone() == handed.phone;
-            if is_own { own_receipt(reader, handed) } else { handset_receipt(reader, handed, bare).build() }
-        })
-        .collect();
-    for receipt in receipts {
-        queue_for(state, keys.clone(), "receipt", &receipt);
-    }
-}
-
-/// Named as the message names people; with `bare` in that namespace only.
-fn handset_receipt(reader: &Account, handed: &Handed<'_>, bare: bool) -> NodeBuilder {
-    let stanza = NodeBuilder::new("receipt").attr("id", handed.id.as_str()).attr("t", handed.at());
-    if is_person(&handed.to) {
-        return stanza.attr("from", Namespace::of(&handed.to).user(reader));
-    }
-    let namespace = handed.group_namespace();
-    let stanza = stanza.attr("from", &handed.to).attr("participant", namespace.user(reader));
-    if bare {
-        return stanza;
-    }
-    let (name, other) = alternative("participant", namespace, reader, 0);
-    stanza.attr(name, other)
-}
-
-/// The sender's handset has its copy. In a chat with one person that chat is named beside it.
-fn own_receipt(own: &Account, handed: &Handed<'_>) -> Node {
-    let stanza = handset_receipt(own, handed, false).attr("type", "sender");
-    if is_person(&handed.to) { stanza.attr("recipient", handed.to.to_non_ad()).build() } else { stanza.build() }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PrivateKey};
 
+use super::HandsetQueue;
 use super::app_state::Collection;
 use super::device::Device;
 use super::record::{AccountRecord, DeviceKey};
@@ -25,6 +26,8 @@ pub(crate) struct Account {
     pub(crate) identity: KeyPair,
     pub(crate) signed_pre_key: KeyPair,
     pub(crate) devices: BTreeMap<u16, Device>,
+    /// What waits for its handset.
+    pub(crate) handset_queue: HandsetQueue,
     /// Accounts that hold this one's device list.
     pub(crate) known_by: BTreeSet<String>,
     /// What its devices share, by collection.
@@ -73,6 +76,7 @@ impl Account {
             signed_pre_key: key_pair(&record.signed_pre_key_private)?,
             record,
             devices: BTreeMap::new(),
+            handset_queue: HandsetQueue::default(),
             known_by: BTreeSet::new(),
             app_state: BTreeMap::new(),
         })
@@ -112,6 +116,7 @@ impl Account {
             lid: self.record.lid.clone(),
             name: self.record.name.clone(),
             handset_online: self.record.handset_online,
+            handset_queued: self.handset_queue.len(),
             devices: self
                 .devices
                 .iter()

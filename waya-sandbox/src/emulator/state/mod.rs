@@ -14,6 +14,7 @@ pub(crate) mod newsletter;
 mod queue;
 pub(crate) mod record;
 mod replay;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -29,6 +30,7 @@ use letters::Letters;
 pub(crate) use newsletter::Newsletter;
 pub(crate) use queue::DeviceQueue;
 use record::{Change, DeviceKey, QueueEntry, Record};
+pub(crate) use waiting::HandsetQueue;
 
 use super::clock::Clock;
 use super::config::EmulatorError;
@@ -182,7 +184,8 @@ mod tests {
             let entry = state.entry(key.clone(), "message", &id, "somebody".to_owned(), stanza);
             let sequences = vec![entry.sequence];
             let sender = key.phone.clone();
-            state.commit(Change::Relayed(RelayedRecord { sender, id, entries: vec![entry] })).unwrap();
+            let relayed = RelayedRecord { sender, id, entries: vec![entry], ..RelayedRecord::default() };
+            state.commit(Change::Relayed(relayed)).unwrap();
             // Everything but the last ten is confirmed.
             if number < 490 {
                 state.commit(Change::Confirmed(ConfirmedRecord { key: key.clone(), sequences })).unwrap();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
     /// What changed.
-    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub change: Option<Change>,
 }
 
@@ -63,6 +63,12 @@ pub enum Change {
     /// Something was published in a newsletter.
     #[prost(message, tag = "16")]
     NewsletterPost(NewsletterPostRecord),
+    /// Something waits for a handset that is off.
+    #[prost(message, tag = "17")]
+    HandsetWaits(HandsetWaitsRecord),
+    /// A handset that came back confirmed all that waited for it.
+    #[prost(message, tag = "18")]
+    HandsetCaughtUp(HandsetCaughtUpRecord),
 }
 
 /// A device of an account.
@@ -322,6 +328,53 @@ pub struct RelayedRecord {
     #[prost(string, tag = "2")]
     pub id: String,
     #[prost(message, repeated, tag = "3")]
+    pub entries: Vec<QueueEntry>,
+    /// The accounts that have it on a handset that is off.
+    #[prost(string, repeated, tag = "4")]
+    pub handsets: Vec<String>,
+    /// How it waits for those.
+    #[prost(message, optional, tag = "5")]
+    pub waits: Option<HandsetMessage>,
+}
+
+/// Something that waits for a handset.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct HandsetMessage {
+    /// The phone number of who sent it.
+    #[prost(string, tag = "1")]
+    pub sender: String,
+    #[prost(string, tag = "2")]
+    pub id: String,
+    /// Where it went, as its sender named that; empty for a request.
+    #[prost(string, tag = "3")]
+    pub chat: String,
+    /// Its people are named by LID there.
+    #[prost(bool, tag = "4")]
+    pub by_lid: bool,
+    /// What a device asks of its handset alone: the stanza as it came, marshalled.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub request: Bytes,
+    /// Which device asks.
+    #[prost(uint32, tag = "6")]
+    pub device: u32,
+}
+
+/// What waits for one handset, oldest first.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandsetWaitsRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    #[prost(message, repeated, tag = "2")]
+    pub messages: Vec<HandsetMessage>,
+}
+
+/// Nothing waits for a handset any more.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandsetCaughtUpRecord {
+    #[prost(string, tag = "1")]
+    pub phone: String,
+    /// The receipts it sent.
+    #[prost(message, repeated, tag = "2")]
     pub entries: Vec<QueueEntry>,
 }
 

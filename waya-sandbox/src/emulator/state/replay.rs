@@ -1,13 +1,16 @@
 //! How a change is made, live and when the journal is read back, and the shortest list of changes
 //! that leads to the present state.
 
+use std::sync::Arc;
+
 use super::State;
 use super::account::Account;
 use super::app_state::Collection;
 use super::device::Device;
 use super::group::Group;
 use super::record::{
-    Change, ConfirmedRecord, CountsRecord, DeviceRecord, KnowsRecord, PreKeysRecord, QueueEntry, QueuedRecord, Record,
+    Change, ConfirmedRecord, CountsRecord, DeviceRecord, HandsetMessage, HandsetWaitsRecord, KnowsRecord,
+    PreKeysRecord, QueueEntry, QueuedRecord, Record,
 };
 
 impl State {
@@ -44,6 +47,19 @@ impl State {
             }
             Change::Relayed(record) => {
                 self.counts.of(&record.sender).relayed(&record.id);
+                self.apply_queued(record.entries);
+                if let Some(waits) = record.waits {
+                    self.apply_waiting(&record.handsets, waits);
+                }
+            }
+            Change::HandsetWaits(record) => {
+                let phone = [record.phone];
+                record.messages.into_iter().for_each(|message| self.apply_waiting(&phone, message));
+            }
+            Change::HandsetCaughtUp(record) => {
+                if let Some(account) = self.accounts.get_mut(&record.phone) {
+                    account.handset_queue.clear();
+                }
                 self.apply_queued(record.entries);
             }
             Change::Queued(record) => self.apply_queued(record.entries),
@@ -106,6 +122,15 @@ impl State {
         }
     }
 
+    fn apply_waiting(&mut self, phones: &[String], message: HandsetMessage) {
+        let message = Arc::new(message);
+        for phone in phones {
+            if let Some(account) = self.accounts.get_mut(phone) {
+                account.handset_queue.push(message.clone());
+            }
+        }
+    }
+
     fn apply_confirmed(&mut self, record: &ConfirmedRecord) {
         if let Some(device) = self.device_by_key(&record.key) {
             record.sequences.iter().for_each(|sequence| device.queue.remove(*sequence));
@@ -122,6 +147,10 @@ impl State {
             }));
             let shared = account.app_state.iter();
             changes.extend(shared.map(|(name, shared)| Change::AppState(shared.record(account.phone(), name))));
+            if account.handset_queue.len() > 0 {
+                let messages = account.handset_queue.iter().map(|message| (**message).clone()).collect();
+                changes.push(Change::HandsetWaits(HandsetWaitsRecord { phone: account.phone().to_owned(), messages }));
+            }
             account.devices.values().for_each(|device| snapshot_device(device, &mut changes));
         }
         changes.extend(self.groups.values().map(|group| Change::Group(group.record.clone())));
