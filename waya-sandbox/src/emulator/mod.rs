@@ -223,7 +223,7 @@ impl Emulator {
     /// Has the handset of `phone` hand its linked devices one more piece of history: a `HistorySync`, as it is before it
     /// is compressed, or anything else. Returns how many devices get it.
     pub fn hand_history(&self, phone: &str, piece: &[u8]) -> usize {
-        handset::hand_piece(&mut self.state(), &phone_digits(phone).unwrap_or_default(), piece)
+        handset::hand_piece(self, &mut self.state(), &phone_digits(phone).unwrap_or_default(), piece)
     }
 
     /// Switches a fault on until it is switched off; a one-shot one acts on the connections alive now.

@@ -163,7 +163,7 @@ impl Link {
             .with_version(VERSION)
             .with_push_name(&self.profile.name)
             .with_wanted_pre_key_count(PRE_KEYS)
-            .with_device_props(DevicePropsOverride::new().with_history_sync_config(HistorySyncConfig::default()))
+            .with_device_props(DevicePropsOverride::new().with_history_sync_config(no_history()))
             .skip_history_sync()
             .with_inbound_durability_hook(InboxHook::new(self.inbox.clone()))
             .build()
@@ -189,6 +189,11 @@ impl Link {
     async fn pause(&self, time: Duration) {
         self.shutdown.run_until_cancelled(tokio::time::sleep(time)).await;
     }
+}
+
+/// The people have no room for what was before.
+fn no_history() -> HistorySyncConfig {
+    HistorySyncConfig { storage_quota_mb: Some(0), ..HistorySyncConfig::default() }
 }
 
 /// Resolves when the person is no longer wanted online.

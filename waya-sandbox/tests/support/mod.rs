@@ -21,10 +21,11 @@ use whatsapp_rust::bot::{Bot, BotHandle};
 use whatsapp_rust::pair_code::PairCodeOptions;
 use whatsapp_rust::transport::{TokioWebSocketTransportFactory, TransportFactory};
 use whatsapp_rust::wacore::net::{HttpClient, HttpRequest, HttpResponse};
-use whatsapp_rust::wacore::store::InMemoryBackend;
+use whatsapp_rust::wacore::store::{DevicePropsOverride, InMemoryBackend};
 use whatsapp_rust::wacore::types::events::{ChannelEventHandler, Event, InboundMessage, Receipt};
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::waproto::whatsapp::device_props::HistorySyncConfig;
 use whatsapp_rust::{Client, SendOptions};
 
 /// Nothing here takes longer unless it is broken.
@@ -173,6 +174,16 @@ impl Person {
         Self::build_on(factory, NoHttp, name, Arc::new(InMemoryBackend::new()), None).await
     }
 
+    /// A client that takes history as this says, and loads files if there is something to load them with.
+    pub async fn with_history(url: &str, name: &str, history: HistorySyncConfig, http: Option<https::Https>) -> Self {
+        let factory = TokioWebSocketTransportFactory::new().with_url(url);
+        let backend = Arc::new(InMemoryBackend::new());
+        match http {
+            Some(http) => Self::build_with(factory, http, name, backend, None, Some(history)).await,
+            None => Self::build_with(factory, NoHttp, name, backend, None, Some(history)).await,
+        }
+    }
+
     async fn build_on(
         factory: impl TransportFactory + 'static,
         http: impl HttpClient + 'static,
@@ -180,14 +191,30 @@ impl Person {
         backend: Arc<InMemoryBackend>,
         code: Option<PairCodeOptions>,
     ) -> Self {
+        Self::build_with(factory, http, name, backend, code, None).await
+    }
+
+    async fn build_with(
+        factory: impl TransportFactory + 'static,
+        http: impl HttpClient + 'static,
+        name: &str,
+        backend: Arc<InMemoryBackend>,
+        code: Option<PairCodeOptions>,
+        history: Option<HistorySyncConfig>,
+    ) -> Self {
         let builder = Bot::builder()
             .with_backend_arc(backend.clone())
             .with_transport_factory(factory)
             .with_http_client(http)
             .with_version((2, 3000, 1_015_901_307))
             .with_push_name(name)
-            .with_wanted_pre_key_count(30)
-            .skip_history_sync();
+            .with_wanted_pre_key_count(30);
+        let builder = match history {
+            Some(history) => {
+                builder.with_device_props(DevicePropsOverride::new().with_history_sync_config(history))
+            }
+            None => builder.skip_history_sync(),
+        };
         let (handler, events) = ChannelEventHandler::new();
         let builder = builder.with_event_handler(Forward(handler));
         let bot = match code {

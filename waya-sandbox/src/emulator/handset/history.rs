@@ -1,21 +1,16 @@
 //! The history a handset hands to a device that it linked: the names of those it shares a group with, and a chat with one
 //! old message for each of them and for each group. Nobody else has ever written to it.
-//!
-//! Each piece rides inside its message: there is no media to be fetched here.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
 use whatsapp_rust::buffa::{Message as _, MessageField};
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::history_sync::HistorySyncType;
 use whatsapp_rust::waproto::whatsapp::message as parts;
-use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 
-use super::peer;
+use super::pieces::{Piece, hand_over};
+use crate::emulator::Emulator;
 use crate::emulator::state::{Account, Group, State};
 
 /// What was said last in every chat of a history.
@@ -25,7 +20,8 @@ pub const HISTORY_TEXT: &str = "an old message, from before this device was link
 const CHATS: usize = 4;
 
 /// Queues an account's history for one of its devices.
-pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) {
+pub(super) fn share(emulator: &Emulator, state: &mut State, phone: &str, device: u16) {
+    let pn_only = emulator.config().pn_only;
     let at = state.now().unsigned_abs();
     let groups: Vec<_> = state.groups.values().filter(|group| group.has(phone)).collect();
     let members: BTreeSet<_> = groups.iter().flat_map(|group| &group.record.members).collect();
@@ -46,20 +42,13 @@ pub(super) fn share(state: &mut State, phone: &str, device: u16, pn_only: bool) 
     pieces.push((parts::HistorySyncType::PUSH_NAME, names));
     let count = pieces.len() as u32;
     for (order, (kind, mut piece)) in (1..).zip(pieces) {
-        let place = Place { order, progress: 100 * order / count };
-        (piece.chunk_order, piece.progress) = (Some(place.order), Some(place.progress));
-        if hand_over(state, phone, device, (place, kind), &piece.encode_to_vec()).is_none() {
+        let progress = 100 * order / count;
+        (piece.chunk_order, piece.progress) = (Some(order), Some(progress));
+        let piece = Piece { kind, order, progress, bytes: &piece.encode_to_vec(), asked: None };
+        if hand_over(emulator, state, (phone, device), &piece).is_none() {
             return;
         }
     }
-}
-
-/// Where a piece stands among all.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    order: u32,
-    /// In per cent, with this piece.
-    progress: u32,
 }
 
 /// The first chats at once, the others behind them; each piece says what its people's numbers are.
@@ -87,41 +76,11 @@ fn chats_in_pieces(
 }
 
 /// Queues a piece for all devices of an account; for how many.
-pub(crate) fn hand_piece(state: &mut State, phone: &str, piece: &[u8]) -> usize {
+pub(crate) fn hand_piece(emulator: &Emulator, state: &mut State, phone: &str, bytes: &[u8]) -> usize {
     let devices = state.accounts.get(phone).map(|account| account.devices.keys().copied().collect::<Vec<_>>());
-    let place = (Place { order: 1, progress: 100 }, parts::HistorySyncType::RECENT);
-    let handed = |device: &u16| hand_over(state, phone, *device, place, piece).is_some();
+    let piece = Piece { kind: parts::HistorySyncType::RECENT, order: 1, progress: 100, bytes, asked: None };
+    let handed = |device: &u16| hand_over(emulator, state, (phone, *device), &piece).is_some();
     devices.unwrap_or_default().iter().copied().filter(handed).count()
-}
-
-fn hand_over(
-    state: &mut State,
-    phone: &str,
-    device: u16,
-    (place, kind): (Place, parts::HistorySyncType),
-    piece: &[u8],
-) -> Option<()> {
-    // Not made smaller, so that a text that somebody keeps can be found.
-    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::none());
-    zlib.write_all(piece).ok()?;
-    let payload = zlib.finish().ok()?;
-    let notification = parts::HistorySyncNotification {
-        sync_type: Some(kind),
-        chunk_order: Some(place.order),
-        progress: Some(place.progress),
-        file_length: Some(payload.len() as u64),
-        initial_hist_bootstrap_inline_payload: Some(payload),
-        ..Default::default()
-    };
-    let message = wa::Message {
-        protocol_message: MessageField::some(parts::ProtocolMessage {
-            r#type: Some(Type::HISTORY_SYNC_NOTIFICATION),
-            history_sync_notification: MessageField::some(notification),
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    peer::hand_over(state, phone, device, &message)
 }
 
 fn name(person: &Account) -> wa::Pushname {

@@ -37,7 +37,7 @@ pub(crate) fn share_keys_soon(emulator: &Emulator, phone: &str, device: u16) {
 pub(super) fn share_all(emulator: &Emulator, state: &mut State, phone: &str, device: u16) {
     let wants_history = state.device(phone, device).is_some_and(|known| known.record.wants_history);
     if share_keys(state, phone, device).is_some() && wants_history {
-        history::share(state, phone, device, emulator.config().pn_only);
+        history::share(emulator, state, phone, device);
     }
 }
 

@@ -6,11 +6,13 @@
 pub(crate) mod adv;
 mod history;
 mod keys;
+mod on_demand;
 mod opening;
 mod pairing;
 mod pairing_code;
 mod passkey;
 mod peer;
+mod pieces;
 mod requests;
 mod reupload;
 mod signal;

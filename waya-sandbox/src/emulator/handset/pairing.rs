@@ -9,7 +9,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent};
 use whatsapp_rust::waproto::whatsapp as wa;
 
 use super::adv::SignedIdentity;
-use super::waiting::Waiting;
+use super::waiting::{TakesHistory, Waiting};
 use crate::emulator::state::account::MAX_LINKED_DEVICES;
 use crate::emulator::state::record::{Change, DeviceKey, DeviceRecord};
 use crate::emulator::wire::Outgoing;
@@ -133,7 +133,8 @@ fn keep(
         signed_pre_key_public: Bytes::copy_from_slice(&registration.signed_pre_key),
         signed_pre_key_signature: Bytes::copy_from_slice(&registration.signed_pre_key_signature),
         device_identity: identity.into(),
-        wants_history: registration.wants_history,
+        wants_history: registration.history.is_some(),
+        history_in_files: registration.history == Some(TakesHistory::InFiles),
     };
     relay::devices::link(&mut emulator.state(), record).map_err(|error| ScanError::Refused(error.to_string()))
 }

@@ -1,5 +1,5 @@
-//! What a device asks of the handset that linked it: what it was handed and could not read, its app-state keys, and
-//! messages that it has nothing but a placeholder of.
+//! What a device asks of the handset that linked it: what it was handed and could not read, its app-state keys,
+//! messages that it has nothing but a placeholder of, and more history of a chat.
 //!
 //! What a handset hands over by itself it hands over again whether it is switched on or not. Requests, which are
 //! end-to-end-encrypted messages themselves, wait until it is on.
@@ -14,10 +14,10 @@ use whatsapp_rust::waproto::whatsapp::message::peer_data_operation_request_respo
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
 
 use super::keys::{share_all, share_keys};
-use super::{opening, peer};
+use super::{on_demand, opening, peer};
 use crate::emulator::Emulator;
 use crate::emulator::relay::{canonical, text_attr, wait_for_handset};
-use crate::emulator::state::letters::Sealed;
+use crate::emulator::state::letters::{Letter, Sealed};
 use crate::emulator::state::{Account, State};
 
 /// Messages asked for at once that are looked at.
@@ -47,7 +47,12 @@ pub(crate) fn taken(state: &mut State, phone: &str, device: u16, ids: &[String])
 }
 
 /// A device says something to its handset alone.
-pub(crate) fn hear(state: &mut State, (phone, device): (&str, u16), message: &NodeRef<'_>) -> Option<()> {
+pub(crate) fn hear(
+    emulator: &Emulator,
+    state: &mut State,
+    (phone, device): (&str, u16),
+    message: &NodeRef<'_>,
+) -> Option<()> {
     if !state.accounts.get(phone)?.record.handset_online {
         return wait_for_handset(state, (phone, device), message);
     }
@@ -60,15 +65,31 @@ pub(crate) fn hear(state: &mut State, (phone, device): (&str, u16), message: &No
         return share_keys(state, phone, device);
     }
     let request = said.peer_data_operation_request_message.as_option()?;
-    let kind = PeerDataOperationRequestType::PLACEHOLDER_MESSAGE_RESEND;
-    if request.peer_data_operation_request_type != Some(kind) {
-        return None;
+    match request.peer_data_operation_request_type? {
+        PeerDataOperationRequestType::PLACEHOLDER_MESSAGE_RESEND => {
+            let answer = placeholders(state, account, text_attr(message, "id"), request);
+            peer::hand_over(state, phone, device, &answer)
+        }
+        PeerDataOperationRequestType::HISTORY_SYNC_ON_DEMAND => {
+            let asked = request.history_sync_on_demand_request.as_option()?;
+            on_demand::answer(emulator, state, (phone, device), text_attr(message, "id")?, asked)
+        }
+        _ => None,
     }
+}
+
+/// What is there of the messages that were asked for.
+fn placeholders(
+    state: &State,
+    account: &Account,
+    stanza_id: Option<String>,
+    request: &parts::PeerDataOperationRequestMessage,
+) -> wa::Message {
     let asked = request.placeholder_message_resend_request.iter().take(ASKED);
     let found = asked.map(|asked| found(state, account, asked.message_key.as_option())).collect();
     let answer = parts::PeerDataOperationRequestResponseMessage {
-        peer_data_operation_request_type: Some(kind),
-        stanza_id: text_attr(message, "id"),
+        peer_data_operation_request_type: Some(PeerDataOperationRequestType::PLACEHOLDER_MESSAGE_RESEND),
+        stanza_id,
         peer_data_operation_result: found,
     };
     let answer = parts::ProtocolMessage {
@@ -76,8 +97,7 @@ pub(crate) fn hear(state: &mut State, (phone, device): (&str, u16), message: &No
         peer_data_operation_request_response_message: MessageField::some(answer),
         ..Default::default()
     };
-    let answer = wa::Message { protocol_message: MessageField::some(answer), ..Default::default() };
-    peer::hand_over(state, phone, device, &answer)
+    wa::Message { protocol_message: MessageField::some(answer), ..Default::default() }
 }
 
 /// What lies on the handset of a message that was asked for: nothing, maybe.
@@ -92,6 +112,13 @@ fn resent(state: &State, account: &Account, key: &wa::MessageKey) -> Option<wa::
     let (id, own) = (key.id.as_deref()?, key.from_me.unwrap_or_default());
     let letters = state.letters.get(account.phone())?;
     let letter = letters.find(&canonical(state, &chat), id, |sender| (sender == account.phone()) == own)?;
+    shown(state, account, letter, &chat)
+}
+
+/// A message that lies on the handset, as its devices keep messages.
+pub(super) fn shown(state: &State, account: &Account, letter: &Letter, chat: &Jid) -> Option<wa::WebMessageInfo> {
+    let own = letter.sender.0 == account.phone();
+    let letters = state.letters.get(account.phone())?;
     let mut message = opening::open(account, letters, letter)?;
     if let Some(sent) = message.device_sent_message.take() {
         message = sent.message.into_option()?;
@@ -99,11 +126,11 @@ fn resent(state: &State, account: &Account, key: &wa::MessageKey) -> Option<wa::
     let sender = state.accounts.get(&letter.sender.0)?;
     // Handsets name people by their numbers.
     let named = |jid: &Jid| state.account_of(jid).map_or_else(|| jid.clone(), |known| Jid::pn(known.phone()));
-    let participant = (!own && state.account_of(&chat).is_none()).then(|| Jid::pn(sender.phone()).to_string());
+    let participant = (!own && state.account_of(chat).is_none()).then(|| Jid::pn(sender.phone()).to_string());
     let key = wa::MessageKey {
-        remote_jid: Some(named(&chat).to_string()),
+        remote_jid: Some(named(chat).to_string()),
         from_me: Some(own),
-        id: Some(id.to_owned()),
+        id: Some(letter.id.clone()),
         participant: participant.clone(),
     };
     Some(wa::WebMessageInfo {

@@ -45,7 +45,7 @@ pub(crate) fn upload_again(
     receipt: &NodeRef<'_>,
     id: &str,
 ) -> Option<()> {
-    // A device that cannot load its history has no such child; there is nothing to be loaded here.
+    // A device that cannot load its history has no such child: that is not handed over a second time.
     let asked = receipt.get_optional_child("rmr")?;
     if !state.accounts.get(phone)?.record.handset_online {
         return wait_for_handset(state, (phone, device), receipt);

@@ -37,8 +37,17 @@ pub(super) struct Registration {
     pub(super) signed_pre_key_id: u32,
     pub(super) signed_pre_key: [u8; 32],
     pub(super) signed_pre_key_signature: [u8; 64],
-    /// It takes history inside messages; there is no other way here.
-    pub(super) wants_history: bool,
+    /// How it takes history, if it wants any.
+    pub(super) history: Option<TakesHistory>,
+}
+
+/// How a client takes history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TakesHistory {
+    /// Inside messages, as far as it is small.
+    Inside,
+    /// In files on the media servers.
+    InFiles,
 }
 
 /// A client's request to be paired by code.
@@ -185,15 +194,17 @@ fn registration(payload: &wa::ClientPayload) -> Option<Registration> {
         signed_pre_key_id: big_endian(data.e_skey_id.as_deref()?),
         signed_pre_key,
         signed_pre_key_signature: signature,
-        wants_history: wants_history(data.device_props.as_deref().unwrap_or_default()),
+        history: takes_history(data.device_props.as_deref().unwrap_or_default()),
     })
 }
 
-/// What a client says of itself tells whether it wants history, and how.
-fn wants_history(device_props: &[u8]) -> bool {
-    let props = wa::DeviceProps::decode_from_slice(device_props).ok();
-    let wanted = props.and_then(|props| props.history_sync_config.as_option()?.inline_initial_payload_in_e2_ee_msg);
-    wanted.unwrap_or_default()
+/// What a client says of itself tells how it takes history. Who says nothing, or has no room for any, gets none.
+fn takes_history(device_props: &[u8]) -> Option<TakesHistory> {
+    let props = wa::DeviceProps::decode_from_slice(device_props).ok().filter(|_| !device_props.is_empty())?;
+    let config = props.history_sync_config.into_option().unwrap_or_default();
+    (config.storage_quota_mb != Some(0)).then_some(())?;
+    let inside = config.inline_initial_payload_in_e2_ee_msg.unwrap_or_default();
+    Some(if inside { TakesHistory::Inside } else { TakesHistory::InFiles })
 }
 
 /// A number of up to four bytes.
@@ -204,7 +215,28 @@ pub(crate) fn big_endian(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use whatsapp_rust::buffa::MessageField;
+
     use super::*;
+
+    #[test]
+    fn a_client_takes_history_as_it_says() {
+        let said = |config: Option<wa::device_props::HistorySyncConfig>| {
+            let config = config.map_or_else(MessageField::none, MessageField::some);
+            let props = wa::DeviceProps { os: Some("x".to_owned()), history_sync_config: config, ..Default::default() };
+            takes_history(&props.encode_to_vec())
+        };
+        let config = |inside, room| wa::device_props::HistorySyncConfig {
+            inline_initial_payload_in_e2_ee_msg: inside,
+            storage_quota_mb: room,
+            ..Default::default()
+        };
+        assert_eq!(said(None), Some(TakesHistory::InFiles));
+        assert_eq!(said(Some(config(Some(true), None))), Some(TakesHistory::Inside));
+        assert_eq!(said(Some(config(Some(false), Some(100)))), Some(TakesHistory::InFiles));
+        assert_eq!(said(Some(config(Some(true), Some(0)))), None);
+        assert_eq!((takes_history(b""), takes_history(b"\xff")), (None, None));
+    }
 
     #[test]
     fn a_qr_is_read_with_and_without_its_link() {

@@ -114,7 +114,7 @@ fn answer(emulator: &Emulator, state: &mut State, phone: &str, request: &Handset
     let asker = (phone, u16::try_from(request.device).ok()?);
     match stanza.tag.as_ref() {
         "receipt" => handset::upload_again(emulator, state, asker, &stanza, &request.id),
-        _ => handset::hear(state, asker, &stanza),
+        _ => handset::hear(emulator, state, asker, &stanza),
     }
 }
 
@@ -174,6 +174,7 @@ pub(super) fn lay_down(state: &mut State, handed: &Handed<'_>) {
         sender: (handed.phone.to_owned(), handed.device),
         at: handed.at(),
         sealed,
+        place: 0,
     };
     let sender = (handed.phone.to_owned(), handed.device);
     let chat = canonical(state, &handed.to);

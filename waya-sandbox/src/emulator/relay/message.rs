@@ -70,7 +70,7 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
         ack.attrs.insert("phash", hash);
     }
     if handed.is_to_own_handset(&state) {
-        handset::hear(&mut state, (phone, device), node);
+        handset::hear(emulator, &mut state, (phone, device), node);
     }
     if handed.is_resend() {
         state.counts.of(phone).resent(&handed.id);

@@ -60,6 +60,8 @@ pub(crate) struct Letter {
     /// Unix seconds.
     pub(crate) at: i64,
     pub(crate) sealed: Sealed,
+    /// Its place among all that the handset got, given when it is kept.
+    pub(crate) place: u64,
 }
 
 /// What a handset said to a device of its account.
@@ -76,6 +78,8 @@ pub(crate) struct HandedOver {
 pub(crate) struct Letters {
     media: VecDeque<Letter>,
     others: VecDeque<Letter>,
+    /// Of the latest.
+    place: u64,
     handed: VecDeque<HandedOver>,
     /// By chat and device: messages that hand sender keys over, the oldest first.
     sender_keys: HashMap<(String, Sender), VecDeque<Sealed>>,
@@ -92,8 +96,9 @@ impl std::fmt::Debug for Letters {
 impl Letters {
     /// Keeps a message, with a file or without; the oldest goes when there are too many.
     pub(crate) fn keep(&mut self, letter: Letter, media: bool) {
+        self.place += 1;
         let kept = if media { &mut self.media } else { &mut self.others };
-        kept.push_back(letter);
+        kept.push_back(Letter { place: self.place, ..letter });
         if kept.len() > LETTERS {
             kept.pop_front();
         }
@@ -145,6 +150,14 @@ impl Letters {
         self.media.iter().rev().find(wanted).or_else(|| self.others.iter().rev().find(wanted))
     }
 
+    /// The messages of a chat, the latest first.
+    pub(crate) fn of_chat(&self, chat: &str) -> Vec<&Letter> {
+        let all = self.media.iter().chain(&self.others);
+        let mut found: Vec<_> = all.filter(|letter| letter.chat == chat).collect();
+        found.sort_unstable_by_key(|letter| std::cmp::Reverse(letter.place));
+        found
+    }
+
     /// What may hand over the sender key of a message, the latest first.
     pub(crate) fn sender_keys(&self, letter: &Letter) -> impl Iterator<Item = &Sealed> {
         let known = self.sender_keys.get(&(letter.chat.clone(), letter.sender.clone()));
@@ -168,6 +181,7 @@ mod tests {
             sender: ("6281200000001".to_owned(), 1),
             at: 1,
             sealed: Sealed::SenderKey(Bytes::new()),
+            place: 0,
         }
     }
 
@@ -183,6 +197,10 @@ mod tests {
         assert!(letters.find("c", "1", |_| true).is_some());
         assert!(letters.find("c", "1", str::is_empty).is_none());
         assert!(letters.find("d", "1", |_| true).is_none());
+        letters.keep(letter(LETTERS + 1), true);
+        let chat: Vec<_> = letters.of_chat("c").into_iter().map(|letter| letter.id.as_str()).collect();
+        assert_eq!(chat[..3], ["65", "text", "64"], "the latest first, with a file or without");
+        assert!(letters.of_chat("d").is_empty());
         for key in 0..=SENDER_KEYS {
             let sealed = Sealed::Session(Bytes::from(vec![u8::try_from(key).unwrap_or_default()]));
             letters.keep_sender_key("c", letter(0).sender, sealed);

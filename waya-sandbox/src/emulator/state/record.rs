@@ -166,9 +166,12 @@ pub struct DeviceRecord {
     /// `ADVSignedDeviceIdentity` with the account's signature key in it.
     #[prost(bytes = "bytes", tag = "9")]
     pub device_identity: Bytes,
-    /// It asked for history inside the first messages when it was linked.
+    /// It wanted history when it was linked.
     #[prost(bool, tag = "10")]
     pub wants_history: bool,
+    /// In files only, not inside messages.
+    #[prost(bool, tag = "11")]
+    pub history_in_files: bool,
 }
 
 /// A one-time key.
