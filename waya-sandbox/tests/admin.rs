@@ -97,6 +97,7 @@ async fn refusals_say_what_is_wrong() {
         (Method::POST, "/say", r#"{"from":"Budi","text":"x","group":"Kantor"}"#),
         (Method::POST, "/fault", r#"{"kind":"explode"}"#),
         (Method::POST, "/fault", r#"{"kind":"ack-delay"}"#),
+        (Method::POST, "/fault", r#"{"kind":"passkey","target":"Budi:2"}"#),
         (Method::POST, "/phone", r#"{"state":"broken"}"#),
         (Method::POST, "/phone", r#"{"state":"online","who":"628999"}"#),
         (Method::POST, "/phone", r#"{"state":"online","who":"Nobody"}"#),

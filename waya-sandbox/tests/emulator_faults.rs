@@ -7,9 +7,10 @@ mod support;
 use std::time::Duration;
 
 use support::{Person, World, until};
-use waya_sandbox::emulator::{Fault, FaultTarget};
+use waya_sandbox::emulator::{Fault, FaultLimit, FaultTarget};
 use whatsapp_rust::wacore::store::traits::ProtocolStore;
 use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore::types::presence::ReceiptType;
 use whatsapp_rust::wacore_binary::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
 
@@ -203,6 +204,41 @@ async fn without_receipts_the_author_hears_nothing() {
         })
         .await;
     assert_eq!(first, loud, "{silent} was confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_for_one_device_go_nowhere_and_the_others_of_its_account_hear_them() {
+    let (world, mut first, mut budi) = two().await;
+    let mut second = world.link(ANI, "Ani").await;
+    world.emulator.set_fault(Fault::DropReceipts, FaultTarget::Device(ANI.to_owned(), 2));
+    let silent = first.say(BUDI, "silent").await;
+    assert_eq!(budi.text().await.text, "silent");
+    assert_eq!(delivered(&mut first).await, silent);
+    until("the receipt to be swallowed", || world.emulator.stats().queued == 0).await;
+    world.emulator.clear_faults(&FaultTarget::All);
+    let loud = first.say(BUDI, "loud").await;
+    assert_eq!(delivered(&mut first).await, loud);
+    assert_eq!(delivered(&mut second).await, loud, "{silent} was told to it");
+}
+
+/// The next message that somebody hears to have been delivered.
+async fn delivered(person: &mut Person) -> String {
+    person
+        .wait("a receipt", |event| match event {
+            // The other device of the account has it, too.
+            Event::Receipt(receipt) if receipt.r#type != ReceiptType::Sender => receipt.message_ids.first().cloned(),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_that_strikes_before_there_is_a_device_is_not_for_one() {
+    let world = World::start().await;
+    let device = FaultTarget::Device(ANI.to_owned(), 2);
+    let refused = world.emulator.set_limited_fault(Fault::Passkey, device, FaultLimit::times(1)).unwrap_err();
+    assert!(refused.to_string().contains("name the account"), "{refused}");
+    assert!(world.emulator.faults().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -201,6 +201,22 @@ async fn media_faults_hit_uploads_and_downloads_until_they_are_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_media_fault_for_one_device_leaves_the_others_of_its_account_alone() {
+    let scene = Scene::start().await;
+    let second = scene.world.link_with(ANI, "Ani", &scene.http).await;
+    let uploaded = upload(&scene.ani, bytes(100)).await.unwrap();
+    scene.world.emulator.set_fault(Fault::Media { code: 500 }, FaultTarget::Device(ANI.into(), 2));
+    upload(&scene.ani, bytes(10)).await.unwrap();
+    scene.ani.client.download(&picture(&uploaded)).await.unwrap();
+    let error = second.client.download(&picture(&uploaded)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("500"), "{error:#}");
+    let error = upload(&second, bytes(10)).await.unwrap_err();
+    assert!(format!("{error:#}").contains("500"), "{error:#}");
+    scene.world.emulator.clear_faults(&FaultTarget::All);
+    upload(&second, bytes(20)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_refused_once_is_replaced_by_a_new_one() {
     let scene = Scene::start().await;
     let ani = || FaultTarget::Phone(ANI.into());

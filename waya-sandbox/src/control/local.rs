@@ -13,7 +13,7 @@ use super::{
     Linked, PeopleList, PersonRequest, PersonView, ReadDone, Said, SandboxControl, SayMedia, SayRequest, TypingList,
     clock,
 };
-use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultLimit, FaultTarget};
+use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultError, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
 use crate::people::roster::{OWN_NAME, OWN_PHONE, digits};
 use crate::people::speech::{File, Speech};
@@ -137,13 +137,14 @@ impl Local {
     }
 
     fn switch_on(&self, request: &FaultRequest, text: &str) -> Result<(), ControlError> {
-        let invalid = |field| {
-            move |problem: crate::emulator::FaultError| ControlError::Invalid { field, problem: problem.to_string() }
+        let invalid = |problem: FaultError| {
+            let field = if matches!(problem, FaultError::NoDevice(_)) { "target" } else { "kind" };
+            ControlError::Invalid { field, problem: problem.to_string() }
         };
-        let fault: Fault = text.parse().map_err(invalid("kind"))?;
+        let fault: Fault = text.parse().map_err(invalid)?;
         let limit = FaultLimit { times: request.times, time: request.seconds.map(Duration::from_secs) };
         for target in self.targets(fault, request.target.as_deref())? {
-            self.emulator.set_limited_fault(fault, target, limit).map_err(invalid("kind"))?;
+            self.emulator.set_limited_fault(fault, target, limit).map_err(invalid)?;
         }
         Ok(())
     }

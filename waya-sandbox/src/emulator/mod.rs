@@ -244,6 +244,9 @@ impl Emulator {
         if fault == Fault::Restart && target != FaultTarget::All {
             return Err(FaultError::Everybody(fault));
         }
+        if fault.is_before_devices() && matches!(target, FaultTarget::Device(..)) {
+            return Err(FaultError::NoDevice(fault));
+        }
         if limit.is_any() {
             self.0.faults.set(fault, target.normalised(), limit);
         } else {

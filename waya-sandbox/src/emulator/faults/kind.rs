@@ -70,7 +70,7 @@ pub enum Fault {
     /// The target's key bundles are given out with a signature that does not fit.
     GarbleBundles,
     /// Uploads and downloads are refused with this HTTP status. A download says whose it is only where the client
-    /// sends its token along.
+    /// sends its token along; the token names the device.
     Media {
         /// For example 403, 404, 410 or 500.
         code: u16,
@@ -129,6 +129,11 @@ impl Fault {
             self,
             Self::Cut | Self::CutMidFrame | Self::Replaced | Self::LoggedOut | Self::StreamError { .. } | Self::Restart
         )
+    }
+
+    /// Whether it strikes where no device has its number yet.
+    pub(in crate::emulator) fn is_before_devices(self) -> bool {
+        self == Self::Passkey
     }
 
     /// Whether it bites on the way to a client.
@@ -190,6 +195,9 @@ pub enum FaultError {
     /// It is for everybody.
     #[error("{0} hits everybody: name no target")]
     Everybody(Fault),
+    /// It strikes before there is a device.
+    #[error("{0} strikes before a device has its number: name the account without one")]
+    NoDevice(Fault),
 }
 
 /// All names with their arguments, as a sentence.

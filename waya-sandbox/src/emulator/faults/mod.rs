@@ -161,8 +161,17 @@ impl Faults {
         })
     }
 
+    /// Whether what a device says of messages goes nowhere.
     pub(super) fn drops_receipts(&self, whom: Whom<'_>) -> bool {
         self.is_on(whom, Fault::DropReceipts)
+    }
+
+    /// Those of a phone's devices that still hear of their messages: none, where receipts for the phone go nowhere.
+    pub(super) fn hear_receipts(&self, phone: &str, devices: impl IntoIterator<Item = u16>) -> Vec<u16> {
+        if self.is_on(Whom(phone, None), Fault::DropReceipts) {
+            return Vec::new();
+        }
+        devices.into_iter().filter(|device| !self.is_on(Whom(phone, Some(*device)), Fault::DropReceipts)).collect()
     }
 
     pub(super) fn garbles_bundles(&self, whom: Whom<'_>) -> bool {
@@ -173,9 +182,9 @@ impl Faults {
         self.is_on(whom, Fault::StalePreKeys)
     }
 
-    /// What the media servers answer a phone with, or somebody of whom they do not know.
-    pub(super) fn media_failure(&self, phone: Option<&str>) -> Option<StatusCode> {
-        let code = self.strike(Whom(phone.unwrap_or_default(), None), |fault| match fault {
+    /// What the media servers answer a device with, or somebody of whom they do not know.
+    pub(super) fn media_failure(&self, whom: Option<Whom<'_>>) -> Option<StatusCode> {
+        let code = self.strike(whom.unwrap_or(Whom("", None)), |fault| match fault {
             Fault::Media { code } => Some(code),
             _ => None,
         });
@@ -216,6 +225,17 @@ mod tests {
         assert_eq!(faults.list().len(), 3);
         faults.clear(&FaultTarget::All);
         assert!(faults.list().is_empty());
+    }
+
+    #[test]
+    fn receipts_go_nowhere_for_a_phone_or_for_one_device_of_it() {
+        let faults = Faults::default();
+        faults.set(Fault::DropReceipts, FaultTarget::Device("1".into(), 2), FaultLimit::times(1));
+        assert_eq!(faults.hear_receipts("1", [1, 2, 3]), [1, 3]);
+        assert_eq!(faults.hear_receipts("1", [1, 2, 3]), [1, 2, 3], "it struck once");
+        faults.set(Fault::DropReceipts, phone("1"), FaultLimit::times(1));
+        assert!(faults.hear_receipts("1", [1, 2, 3]).is_empty());
+        assert_eq!(faults.hear_receipts("1", [1, 2, 3]), [1, 2, 3], "a receipt for all of them is one strike");
     }
 
     #[test]

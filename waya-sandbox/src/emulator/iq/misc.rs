@@ -12,7 +12,7 @@ const TOKEN_SETTINGS: [&str; 2] = ["10518", "24941"];
 pub(super) fn answer(namespace: &str, request: &Request<'_>) -> Answer {
     match namespace {
         "abt" => Answer::With(settings()),
-        "w:m" => Answer::With(media::hosts(&request.session.emulator, request.phone)),
+        "w:m" => Answer::With(media::hosts(&request.session.emulator, (request.phone, request.device))),
         _ => Answer::Done,
     }
 }

@@ -22,6 +22,7 @@ use tower_http::services::ServeFile;
 use super::files::{Hash, Received};
 use super::signing::{BadAddress, parameter};
 use crate::emulator::Emulator;
+use crate::emulator::faults::Whom;
 
 /// WhatsApp takes documents of up to 2 GiB; nobody needs to try that here.
 const MAX_BYTES: u64 = 256 << 20;
@@ -67,13 +68,13 @@ async fn upload(
     let query = query.unwrap_or_default();
     let media = emulator.media();
     let auth = parameter(&query, "auth").unwrap_or_default();
-    let Some(phone) = media.signer.owner(auth, media.clock.now()) else {
+    let Some((phone, device)) = media.signer.owner(auth, media.clock.now()) else {
         return refused(
             StatusCode::UNAUTHORIZED,
             "the auth token is none of ours, or has ended: ask for media_conn again",
         );
     };
-    if let Some(status) = emulator.fault_rules().media_failure(Some(phone)) {
+    if let Some(status) = emulator.fault_rules().media_failure(Some(Whom(phone, Some(device)))) {
         return refused(status, "a fault is switched on");
     }
     let Some(hash) = NAME.decode(&name).ok().and_then(|bytes| Hash::try_from(bytes).ok()) else {
@@ -170,8 +171,9 @@ async fn download(
 ) -> Response {
     let query = query.unwrap_or_default();
     let media = emulator.media();
-    let phone = parameter(&query, "auth").and_then(|auth| media.signer.owner(auth, media.clock.now()));
-    if let Some(status) = emulator.fault_rules().media_failure(phone) {
+    let owner = parameter(&query, "auth").and_then(|auth| media.signer.owner(auth, media.clock.now()));
+    let whom = owner.map(|(phone, device)| Whom(phone, Some(device)));
+    if let Some(status) = emulator.fault_rules().media_failure(whom) {
         return refused(status, "a fault is switched on");
     }
     match media.signer.check(&name, &query, media.clock.now()) {

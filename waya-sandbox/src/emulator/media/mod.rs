@@ -85,8 +85,8 @@ impl Media {
     }
 }
 
-/// The hosts that `phone` may upload to and download from.
-pub(super) fn hosts(emulator: &Emulator, phone: &str) -> Node {
+/// The hosts that a device may upload to and download from.
+pub(super) fn hosts(emulator: &Emulator, device: (&str, u16)) -> Node {
     let address = emulator.address();
     let host = |name: String, kind: &str| {
         NodeBuilder::new("host")
@@ -99,7 +99,7 @@ pub(super) fn hosts(emulator: &Emulator, phone: &str) -> Node {
     if address.ip() == std::net::Ipv4Addr::LOCALHOST {
         hosts.push(host(format!("localhost:{}", address.port()), "fallback"));
     }
-    let auth = emulator.media().signer.token(phone, emulator.now() + AUTH_TTL);
+    let auth = emulator.media().signer.token(device, emulator.now() + AUTH_TTL);
     NodeBuilder::new("media_conn")
         .attr("auth", auth)
         .attr("ttl", HOSTS_TTL)

@@ -52,21 +52,22 @@ impl Signer {
         signature.len() == SIGNATURE && self.mac(parts).is_some_and(|mac| mac.verify_truncated_left(&signature).is_ok())
     }
 
-    /// What a phone's devices upload with, until `until` (unix seconds).
-    pub(super) fn token(&self, phone: &str, until: i64) -> String {
-        let until = format!("{until:x}");
-        let signature = self.sign(&[b"token", phone.as_bytes(), until.as_bytes()]);
-        format!("{phone}-{until}-{signature}")
+    /// What a device of a phone uploads with, until `until` (unix seconds).
+    pub(super) fn token(&self, (phone, device): (&str, u16), until: i64) -> String {
+        let (owner, until) = (format!("{phone}.{device}"), format!("{until:x}"));
+        let signature = self.sign(&[b"token", owner.as_bytes(), until.as_bytes()]);
+        format!("{owner}-{until}-{signature}")
     }
 
     /// Whose token this is; `None` for one that ended or was never given out.
-    pub(super) fn owner<'a>(&self, token: &'a str, now: i64) -> Option<&'a str> {
+    pub(super) fn owner<'a>(&self, token: &'a str, now: i64) -> Option<(&'a str, u16)> {
         // The signature may hold dashes, what stands before it does not.
-        let (phone, rest) = token.split_once('-')?;
+        let (owner, rest) = token.split_once('-')?;
         let (until, signature) = rest.split_once('-')?;
         let good = i64::from_str_radix(until, 16).ok()? > now
-            && self.fits(&[b"token", phone.as_bytes(), until.as_bytes()], signature);
-        good.then_some(phone)
+            && self.fits(&[b"token", owner.as_bytes(), until.as_bytes()], signature);
+        let (phone, device) = owner.rsplit_once('.').filter(|_| good)?;
+        Some((phone, device.parse().ok()?))
     }
 
     /// The query of a file's address that is good until `until` (unix seconds).
@@ -105,11 +106,12 @@ mod tests {
     #[test]
     fn a_token_names_its_owner_until_it_ends() {
         let signer = Signer::new([7; 32]);
-        let token = signer.token("6281200000001", 100);
-        assert_eq!(signer.owner(&token, 99), Some("6281200000001"));
+        let token = signer.token(("6281200000001", 2), 100);
+        assert_eq!(signer.owner(&token, 99), Some(("6281200000001", 2)));
         assert_eq!(signer.owner(&token, 100), None);
         assert_eq!(Signer::new([8; 32]).owner(&token, 99), None);
         assert_eq!(signer.owner(&token.replacen('1', "2", 1), 99), None);
+        assert_eq!(signer.owner(&token.replacen(".2", ".3", 1), 99), None);
         for text in ["", "-", "--", "6281-ff", "6281-ff-", "6281-zz-aaaa"] {
             assert_eq!(signer.owner(text, 0), None, "{text:?}");
         }

@@ -128,10 +128,11 @@ fn receipts(
     let rules = emulator.fault_rules();
     let (reader, author) = (state.accounts.get(phone)?, state.accounts.get(&message.sender)?);
     let chat: Jid = message.chat.parse().ok()?;
-    if rules.drops_receipts(Whom(phone, Some(0))) || rules.drops_receipts(Whom(author.phone(), None)) {
+    if rules.drops_receipts(Whom(phone, Some(0))) {
         return None;
     }
-    let keys: Vec<DeviceKey> = author.devices.keys().map(|number| author.key(*number)).collect();
+    let hear = rules.hear_receipts(author.phone(), author.devices.keys().copied());
+    let keys: Vec<DeviceKey> = hear.into_iter().map(|number| author.key(number)).collect();
     let at = state.now();
     let receipt = if phone == message.sender {
         own_receipt(reader, message, &chat, at)

@@ -142,7 +142,7 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
         return Some(());
     }
     let rules = emulator.fault_rules();
-    if !retry && (rules.drops_receipts(Whom(phone, Some(device))) || rules.drops_receipts(Whom(&author, None))) {
+    if !retry && rules.drops_receipts(Whom(phone, Some(device))) {
         return Some(());
     }
     if receipt.kind == "server-error" {
@@ -154,8 +154,9 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
     let sender = state.accounts.get(phone)?;
     if author != phone && matches!(receipt.kind, "read" | "read-self" | "played" | "played-self") {
         let stanza = receipt.as_seen_by_own(sender, device, state.now());
-        let others = sender.devices.keys().filter(|number| **number != device).map(|number| sender.key(*number));
-        queue_for(state, others.collect(), "receipt", &stanza)?;
+        let others = sender.devices.keys().copied().filter(|number| *number != device);
+        let others = rules.hear_receipts(phone, others).into_iter().map(|number| sender.key(number)).collect();
+        queue_for(state, others, "receipt", &stanza)?;
         if receipt.kind.ends_with("-self") {
             return Some(());
         }
@@ -164,13 +165,11 @@ fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, rec
     let bare = emulator.config().bare_status_receipts && receipt.to.server == Server::Broadcast;
     let stanza = receipt.as_seen_by_author(sender, device, (bare, state.now()));
     let author = state.accounts.get(&author)?;
-    let keys = author
-        .devices
-        .keys()
-        .filter(|number| !retry || **number == receipt.author.device)
-        .filter(|number| author.phone() != phone || **number != device)
-        .map(|number| author.key(*number))
-        .collect();
+    let devices = author.devices.keys().copied();
+    let devices = devices.filter(|number| !retry || *number == receipt.author.device);
+    let devices = devices.filter(|number| author.phone() != phone || *number != device);
+    let devices = if retry { devices.collect() } else { rules.hear_receipts(author.phone(), devices) };
+    let keys = devices.into_iter().map(|number| author.key(number)).collect();
     queue_for(state, keys, "receipt", &stanza)
 }
 
