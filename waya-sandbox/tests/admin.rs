@@ -98,6 +98,10 @@ async fn refusals_say_what_is_wrong() {
         (Method::POST, "/fault", r#"{"kind":"explode"}"#),
         (Method::POST, "/fault", r#"{"kind":"ack-delay"}"#),
         (Method::POST, "/fault", r#"{"kind":"passkey","target":"Budi:2"}"#),
+        (Method::POST, "/rename", r#"{"who":"Budi","name":"siti"}"#),
+        (Method::POST, "/rename", r#"{"who":"Budi","name":"me"}"#),
+        (Method::POST, "/rename", r#"{"who":"Nobody","name":"Vina"}"#),
+        (Method::POST, "/rename", r#"{"who":"me","name":" "}"#),
         (Method::POST, "/phone", r#"{"state":"broken"}"#),
         (Method::POST, "/phone", r#"{"state":"online","who":"628999"}"#),
         (Method::POST, "/phone", r#"{"state":"online","who":"Nobody"}"#),
@@ -185,5 +189,31 @@ async fn somebody_new_comes_talks_and_is_there_again_after_a_restart() {
     let sandbox = common::sandbox(Some(folder.path())).await;
     assert_eq!(get(&sandbox, "/people").await, known);
     assert_eq!(get(&sandbox, "/inbox/Ulfa").await["messages"][0]["text"], "Halo");
+    sandbox.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_renamed_is_found_by_the_new_name_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(Some(folder.path())).await;
+    for (who, name) in [("budi", "Budi Santoso"), ("Budi Santoso", "BUDI"), ("6281200000003", " Sita "), ("me", "Ani")] {
+        let (status, renamed) = post(&sandbox, "/rename", &json!({"who": who, "name": name})).await;
+        assert_eq!((status, &renamed["success"]), (200, &json!(true)), "{who}: {renamed}");
+        assert_eq!(renamed["person"]["name"], name.trim(), "{who}");
+    }
+    let (status, said) = post(&sandbox, "/say", &json!({"from": "Sita", "to": "Budi", "text": "Halo"})).await;
+    assert_eq!(status, 200, "{said}");
+    inbox_once(&sandbox, "Budi", |inbox| !inbox.is_empty() && all_read(inbox)).await;
+    assert_eq!(call(&sandbox, Method::GET, "/inbox/Siti", "").await.0, 404, "nobody is called so any more");
+    let people = get(&sandbox, "/people").await;
+    let names: Vec<_> = people["people"].as_array().unwrap().iter().map(|person| person["name"].clone()).collect();
+    assert_eq!(names, ["BUDI", "Sita", "Agus"]);
+    let own = |sandbox: &Sandbox| sandbox.emulator().account("6281200000001").unwrap().name;
+    assert_eq!(own(&sandbox), "Ani");
+    sandbox.shutdown().await.unwrap();
+
+    let sandbox = common::sandbox(Some(folder.path())).await;
+    assert_eq!((get(&sandbox, "/people").await, own(&sandbox)), (people, "Ani".to_owned()));
+    assert_eq!(get(&sandbox, "/inbox/budi").await["messages"][0]["text"], "Halo");
     sandbox.shutdown().await.unwrap();
 }

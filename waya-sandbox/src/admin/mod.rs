@@ -39,6 +39,7 @@ pub fn router(control: Arc<dyn SandboxControl>) -> Router {
         .route("/admin/inbox/{who}/{id}/media", get(load))
         .route("/admin/typing/{who}", get(typing))
         .route("/admin/say", post(say).layer(DefaultBodyLimit::max(MAX_SAID)))
+        .route("/admin/rename", post(rename))
         .route("/admin/group", post(group))
         .route("/admin/read", post(read))
         .route("/admin/autoread", post(autoread))
@@ -79,6 +80,12 @@ fn is_from_a_program(headers: &HeaderMap) -> bool {
 #[derive(Deserialize)]
 struct Who {
     who: String,
+}
+
+#[derive(Deserialize)]
+struct Rename {
+    who: String,
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +169,12 @@ async fn say(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
 async fn person(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
     let request: PersonRequest = parse(&body)?;
     Ok(done(control.person(request).await?))
+}
+
+async fn rename(State(control): Control, body: Bytes) -> Answer<impl Serialize> {
+    let Rename { who, name } = parse(&body)?;
+    let person = control.rename(&who, &name).await?;
+    Ok(done(json!({ "person": person })))
 }
 
 async fn group(State(control): Control, body: Bytes) -> Answer<impl Serialize> {

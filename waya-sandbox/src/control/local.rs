@@ -15,9 +15,9 @@ use super::{
 };
 use crate::emulator::{Emulator, FAULT_KINDS, Fault, FaultError, FaultLimit, FaultTarget};
 use crate::people::inbox::Received;
-use crate::people::roster::{OWN_NAME, OWN_PHONE, digits};
+use crate::people::roster::{MAX_NAME, OWN_NAME, OWN_PHONE, digits};
 use crate::people::speech::{File, Speech};
-use crate::people::{People, Person};
+use crate::people::{People, PeopleError, Person};
 
 /// Emulator and people at hand.
 #[derive(Clone)]
@@ -37,14 +37,17 @@ impl Local {
     }
 
     fn unknown(&self, who: &str) -> ControlError {
-        let names: Vec<_> = self.people.all().iter().map(|person| person.profile().name.clone()).collect();
+        let names: Vec<_> = self.people.all().iter().map(|person| person.profile().name).collect();
         let known = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
         ControlError::UnknownPerson { who: who.to_owned(), known }
     }
 
     fn view(&self, person: &Person) -> PersonView {
-        let profile = person.profile();
-        PersonView::from(&self.emulator.ensure_account(&profile.phone, &profile.name))
+        self.account(&person.profile().phone)
+    }
+
+    fn account(&self, phone: &str) -> PersonView {
+        PersonView::from(&self.emulator.account(phone).unwrap_or_default())
     }
 
     /// The number that a name, a number or `me` stands for.
@@ -54,7 +57,7 @@ impl Local {
             return Ok(OWN_PHONE.to_owned());
         }
         if let Some(person) = self.people.find(who) {
-            return Ok(person.profile().phone.clone());
+            return Ok(person.profile().phone);
         }
         digits(who).ok_or_else(|| self.unknown(who))
     }
@@ -225,6 +228,22 @@ impl SandboxControl for Local {
         if request.business {
             self.emulator.set_business(&person.profile().phone, true);
         }
+        Ok(self.view(&person))
+    }
+
+    async fn rename(&self, who: &str, name: &str) -> Result<PersonView, ControlError> {
+        if self.number(who).is_ok_and(|number| number == OWN_PHONE) {
+            let name = name.trim();
+            if name.is_empty() || name.chars().count() > MAX_NAME {
+                return Err(PeopleError::BadName { name: name.to_owned() }.into());
+            }
+            if !self.emulator.rename(OWN_PHONE, name) {
+                return Err(PeopleError::NotRenamed(OWN_NAME.to_owned()).into());
+            }
+            return Ok(self.account(OWN_PHONE));
+        }
+        let person = self.find(who)?;
+        self.people.rename(&person, name)?;
         Ok(self.view(&person))
     }
 

@@ -37,6 +37,8 @@ pub trait SandboxControl: Send + Sync + 'static {
     async fn say(&self, request: SayRequest) -> Result<Said, ControlError>;
     /// Somebody new comes, and is online.
     async fn person(&self, request: PersonRequest) -> Result<PersonView, ControlError>;
+    /// Gives a person, or the own account (`me`), another name.
+    async fn rename(&self, who: &str, name: &str) -> Result<PersonView, ControlError>;
     /// Makes a group, or adds to the one of this name.
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError>;
     /// Lets a person read everything unread, and play the voice messages if wanted.

@@ -142,6 +142,11 @@ impl SandboxControl for Remote {
         self.send(self.client.post(self.url(&["people"])).json(&request)).await
     }
 
+    async fn rename(&self, who: &str, name: &str) -> Result<PersonView, ControlError> {
+        let about: About = self.post("rename", &json!({ "who": who, "name": name })).await?;
+        Ok(about.person)
+    }
+
     async fn group(&self, request: GroupRequest) -> Result<GroupView, ControlError> {
         self.send(self.client.post(self.url(&["group"])).json(&request)).await
     }

@@ -158,6 +158,11 @@ impl Emulator {
         self.0.presences.of(&phone_digits(phone).unwrap_or_default())
     }
 
+    /// The account of this number, if there is one.
+    pub fn account(&self, phone: &str) -> Option<AccountInfo> {
+        self.state().accounts.get(&phone_digits(phone)?).map(Account::info)
+    }
+
     /// All accounts, by phone number.
     pub fn accounts(&self) -> Vec<AccountInfo> {
         let mut accounts: Vec<_> = self.state().accounts.values().map(Account::info).collect();

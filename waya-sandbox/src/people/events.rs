@@ -16,8 +16,8 @@ use super::hook;
 use super::inbox::Inbox;
 use super::link::LinkState;
 use super::reader::Reader;
-use super::roster::Profile;
 use super::typing::{Typing, TypingSeen};
+use super::who::Who;
 use crate::emulator::Emulator;
 
 /// How a connection ended.
@@ -93,7 +93,7 @@ impl EventHandler for Ear {
 pub(super) struct Reaction {
     pub(super) client: Weak<Client>,
     pub(super) emulator: Emulator,
-    pub(super) profile: Profile,
+    pub(super) who: Who,
     pub(super) inbox: Arc<Inbox>,
     pub(super) reader: Arc<Reader>,
     pub(super) typing: Arc<TypingSeen>,
@@ -111,7 +111,7 @@ impl Reaction {
                 Event::ChatPresence(seen) => self.saw_typing(&client, seen).await,
                 Event::UndecryptableMessage(lost) => {
                     // The client asks the sender for another copy by itself.
-                    tracing::debug!(id = %lost.info.id, person = %self.profile.name, "cannot decrypt yet");
+                    tracing::debug!(id = %lost.info.id, person = %self.who.name(), "cannot decrypt yet");
                 }
                 _ => {}
             }
@@ -120,8 +120,8 @@ impl Reaction {
 
     /// The person's own handset scans the code.
     async fn scan(&self, code: &str) {
-        if let Err(error) = self.emulator.scan_qr(code, Some(&self.profile.phone)).await {
-            tracing::warn!(%error, person = %self.profile.name, "a person could not link");
+        if let Err(error) = self.emulator.scan_qr(code, Some(&self.who.phone())).await {
+            tracing::warn!(%error, person = %self.who.name(), "a person could not link");
         }
     }
 
@@ -134,7 +134,7 @@ impl Reaction {
             .map(|message| (hook::address(&message.info), message.info.id.clone()))
             .collect();
         if let Err(error) = self.inbox.mark_delivered(&delivered, self.emulator.clock().now_millis()) {
-            tracing::error!(%error, person = %self.profile.name, "cannot record a delivery");
+            tracing::error!(%error, person = %self.who.name(), "cannot record a delivery");
         }
         self.read(client, true).await;
     }
@@ -160,7 +160,7 @@ impl Reaction {
         }
         // What is not read now is read at the next message or connection.
         if let Err(error) = self.reader.read(client, delivered_only).await {
-            tracing::debug!(%error, person = %self.profile.name, "could not read at once");
+            tracing::debug!(%error, person = %self.who.name(), "could not read at once");
         }
     }
 }

@@ -25,8 +25,8 @@ use super::http::EmulatorHttp;
 use super::inbox::Inbox;
 use super::keys::Keys;
 use super::reader::Reader;
-use super::roster::Profile;
 use super::typing::TypingSeen;
+use super::who::Who;
 use crate::emulator::Emulator;
 
 /// The WhatsApp version the people claim to run; any that skips the look-up on the internet will do.
@@ -62,7 +62,7 @@ pub(super) enum LinkState {
 
 /// What the task of one person works with.
 pub(super) struct Link {
-    pub(super) profile: Profile,
+    pub(super) who: Who,
     pub(super) emulator: Emulator,
     pub(super) keys: Keys,
     pub(super) inbox: Arc<Inbox>,
@@ -89,7 +89,7 @@ impl Link {
                 Ok(End::Replaced) => drop(self.wanted.send_replace(false)),
                 Ok(End::Lost) => {}
                 Err(error) => {
-                    tracing::warn!(%error, person = %self.profile.name, "cannot start the client");
+                    tracing::warn!(%error, person = %self.who.name(), "cannot start the client");
                     self.pause(LONGEST_PAUSE).await;
                 }
             }
@@ -146,7 +146,7 @@ impl Link {
         Reaction {
             client: Arc::downgrade(client),
             emulator: self.emulator.clone(),
-            profile: self.profile.clone(),
+            who: self.who.clone(),
             inbox: self.inbox.clone(),
             reader: self.reader.clone(),
             typing: self.typing.clone(),
@@ -161,7 +161,7 @@ impl Link {
             .with_transport_factory(transport)
             .with_http_client(EmulatorHttp::new(self.emulator.address())?)
             .with_version(VERSION)
-            .with_push_name(&self.profile.name)
+            .with_push_name(self.who.name())
             .with_wanted_pre_key_count(PRE_KEYS)
             .with_device_props(DevicePropsOverride::new().with_history_sync_config(no_history()))
             .skip_history_sync()
@@ -174,11 +174,8 @@ impl Link {
     /// The server ended the link. If the emulator no longer knows a device of this person, the keys
     /// are worth nothing and a new device is linked; else the refusal was a fault and passes.
     async fn unlinked(&mut self) {
-        let linked = self
-            .emulator
-            .accounts()
-            .iter()
-            .any(|account| account.phone == self.profile.phone && !account.devices.is_empty());
+        let account = self.emulator.account(&self.who.phone());
+        let linked = account.is_some_and(|account| !account.devices.is_empty());
         if linked {
             self.pause(LONGEST_PAUSE).await;
         } else {

@@ -33,6 +33,7 @@ mod reader;
 pub mod roster;
 pub mod speech;
 pub mod typing;
+mod who;
 
 pub use journal::JournalError;
 pub use person::Person;
@@ -65,6 +66,9 @@ pub enum PeopleError {
         /// What was given.
         number: String,
     },
+    /// A new name could not be kept.
+    #[error("{0} could not be renamed: see whether the data folder can be written to")]
+    NotRenamed(String),
     /// Somebody has that name or number.
     #[error("there is somebody called {name} with the number {number} already")]
     Taken {
@@ -144,9 +148,11 @@ impl People {
             shutdown: CancellationToken::new(),
             tasks,
         }));
-        emulator.ensure_account(OWN_PHONE, OWN_NAME);
+        if emulator.account(OWN_PHONE).is_none() {
+            emulator.ensure_account(OWN_PHONE, OWN_NAME);
+        }
         for profile in (0..config.count).map(roster::person) {
-            people.open_one(profile)?;
+            people.open_one(as_called_last(emulator, profile))?;
         }
         found_group(emulator, &people.all());
         people.open_newcomers()?;
@@ -199,13 +205,19 @@ impl People {
     }
 }
 
+/// Who was renamed while an earlier process ran has kept that name.
+fn as_called_last(emulator: &Emulator, profile: Profile) -> Profile {
+    let kept = emulator.account(&profile.phone).map(|account| account.name).filter(|name| !name.is_empty());
+    Profile { name: kept.unwrap_or(profile.name), ..profile }
+}
+
 fn folder(dir: &Path, profile: &Profile) -> PathBuf {
     dir.join("people").join(&profile.phone)
 }
 
 /// The first group: the own account and the first people.
 fn found_group(emulator: &Emulator, people: &[Arc<Person>]) -> GroupInfo {
-    let phones = people.iter().take(GROUP_PEOPLE).map(|person| person.profile().phone.clone());
+    let phones = people.iter().take(GROUP_PEOPLE).map(|person| person.profile().phone);
     let members: Vec<String> = std::iter::once(OWN_PHONE.to_owned()).chain(phones).collect();
     emulator.ensure_group(GROUP_SUBJECT, &members)
 }

@@ -1,4 +1,4 @@
-//! People who come while the sandbox runs. Where it keeps its data they are there again at the next start: their folder
+//! People who come, or change their name, while the sandbox runs. Where it keeps its data they are there again at the next start: their folder
 //! is, and the emulator knows their name.
 
 use std::sync::Arc;
@@ -10,11 +10,7 @@ use crate::emulator::AccountInfo;
 impl People {
     /// Somebody new comes, offline at first. Without a number it is the next one that no account has.
     pub fn join(&self, name: &str, number: Option<&str>) -> Result<Arc<Person>, PeopleError> {
-        let name = name.trim();
-        let reserved = ["me", "all", OWN_NAME].iter().any(|taken| name.eq_ignore_ascii_case(taken));
-        if reserved || name.is_empty() || name.chars().count() > MAX_NAME || digits(name).is_some() {
-            return Err(PeopleError::BadName { name: name.to_owned() });
-        }
+        let name = a_name(name)?;
         let accounts = self.0.emulator.accounts();
         let phone = match number {
             Some(number) => a_number(number)?,
@@ -23,7 +19,7 @@ impl People {
         let everybody = self.all();
         let mut known = everybody.iter().map(|person| person.profile());
         if let Some(taken) = known.find(|profile| profile.is(name) || profile.is(&phone)) {
-            return Err(PeopleError::Taken { name: taken.name.clone(), number: taken.phone.clone() });
+            return Err(PeopleError::Taken { name: taken.name, number: taken.phone });
         }
         if phone == OWN_PHONE {
             return Err(PeopleError::Taken { name: OWN_NAME.to_owned(), number: phone });
@@ -32,6 +28,21 @@ impl People {
             return Err(PeopleError::TooMany { asked: everybody.len() + 1 });
         }
         self.open_one(Profile { name: name.to_owned(), phone })
+    }
+
+    /// Somebody is called otherwise from now on; their linked devices are told.
+    pub fn rename(&self, person: &Person, name: &str) -> Result<(), PeopleError> {
+        let (name, before) = (a_name(name)?, person.profile());
+        let everybody = self.all();
+        let mut others = everybody.iter().map(|person| person.profile()).filter(|other| other.phone != before.phone);
+        if let Some(taken) = others.find(|profile| profile.is(name)) {
+            return Err(PeopleError::Taken { name: taken.name, number: taken.phone });
+        }
+        if !self.0.emulator.rename(&before.phone, name) {
+            return Err(PeopleError::NotRenamed(before.name));
+        }
+        person.call(name);
+        Ok(())
     }
 
     /// Those who came while an earlier process ran.
@@ -58,6 +69,16 @@ impl People {
 
 fn is_of_the_roster(phone: &str) -> bool {
     phone.parse().is_ok_and(|number: u64| (FIRST_PERSON..FIRST_PERSON + MAX_PEOPLE as u64).contains(&number))
+}
+
+/// A name that means one person, and nothing else where people are named.
+fn a_name(text: &str) -> Result<&str, PeopleError> {
+    let name = text.trim();
+    let reserved = ["me", "all", OWN_NAME].iter().any(|taken| name.eq_ignore_ascii_case(taken));
+    if reserved || name.is_empty() || name.chars().count() > MAX_NAME || digits(name).is_some() {
+        return Err(PeopleError::BadName { name: name.to_owned() });
+    }
+    Ok(name)
 }
 
 fn a_number(text: &str) -> Result<String, PeopleError> {

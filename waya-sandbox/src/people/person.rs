@@ -22,6 +22,7 @@ use super::reader::Reader;
 use super::roster::Profile;
 use super::speech::Speech;
 use super::typing::{Typing, TypingSeen};
+use super::who::Who;
 use crate::emulator::Emulator;
 
 /// How long a request waits for the person's connection to come (back) up.
@@ -35,7 +36,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A handle on one person; the connection itself lives in a task.
 pub struct Person {
-    profile: Profile,
+    who: Who,
     inbox: Arc<Inbox>,
     reader: Arc<Reader>,
     state: Arc<watch::Sender<LinkState>>,
@@ -72,8 +73,9 @@ impl Person {
         let acks = Arc::new(Acks::default());
         let typing = Arc::new(TypingSeen::default());
         let wanted = watch::Sender::new(false);
+        let who = Who::new(profile);
         let link = Link {
-            profile: profile.clone(),
+            who: who.clone(),
             emulator: emulator.clone(),
             keys: Keys::new(file("keys.db")),
             inbox: inbox.clone(),
@@ -84,12 +86,17 @@ impl Person {
             wanted: wanted.clone(),
             shutdown,
         };
-        Ok((Self { profile, inbox, reader, state, acks, typing, wanted }, link))
+        Ok((Self { who, inbox, reader, state, acks, typing, wanted }, link))
     }
 
     /// Name and number.
-    pub fn profile(&self) -> &Profile {
-        &self.profile
+    pub fn profile(&self) -> Profile {
+        self.who.profile()
+    }
+
+    /// They are called so from now on.
+    pub(super) fn call(&self, name: &str) {
+        self.who.rename(name);
     }
 
     /// What the person received.
@@ -222,13 +229,13 @@ impl Person {
         };
         let found = tokio::select! {
             biased;
-            _ = wanted.wait_for(|on| !*on) => return Err(PeopleError::Offline(self.profile.name.clone())),
+            _ = wanted.wait_for(|on| !*on) => return Err(PeopleError::Offline(self.who.name())),
             found = timeout(CONNECT_TIMEOUT, online) => found,
         };
         found.ok().flatten().ok_or_else(|| self.stuck())
     }
 
     fn stuck(&self) -> PeopleError {
-        PeopleError::Stuck(self.profile.name.clone())
+        PeopleError::Stuck(self.who.name())
     }
 }
