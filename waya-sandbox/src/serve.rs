@@ -38,11 +38,18 @@ struct Ready {
     whatsapp: String,
     admin: String,
     ca: PathBuf,
+    noise_root: String,
 }
 
 fn ready(sandbox: &Sandbox) -> std::io::Result<()> {
-    let (whatsapp, admin, ca) = (sandbox.whatsapp_url(), sandbox.admin_url(), sandbox.emulator().media_authority());
-    let line = serde_json::to_string(&Ready { event: "ready", whatsapp, admin, ca })?;
+    let emulator = sandbox.emulator();
+    let line = serde_json::to_string(&Ready {
+        event: "ready",
+        whatsapp: sandbox.whatsapp_url(),
+        admin: sandbox.admin_url(),
+        ca: emulator.media_authority(),
+        noise_root: emulator.noise_root(),
+    })?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()

@@ -60,7 +60,7 @@ async fn serve(config: Config, args: &DaemonArgs, temporary: bool) -> Result<()>
     if let Some(address) = &args.connect {
         let remote = Remote::new(address)?;
         let admin = remote.admin().to_owned();
-        let place = Place { address, admin: &admin, elsewhere: true };
+        let place = Place { address, admin: &admin, trust: None };
         let clock = Clock::default();
         // Not answering, it has no clock that could be ahead.
         if let Ok(view) = remote.clock(ClockRequest::default()).await {
@@ -75,7 +75,10 @@ async fn serve(config: Config, args: &DaemonArgs, temporary: bool) -> Result<()>
     let Some(sandbox) = shutdown.run_until_cancelled(start).await else { return Ok(()) };
     let mut sandbox = sandbox?;
     let (address, admin) = (sandbox.whatsapp_url(), sandbox.admin_url());
-    let place = Place { address: &address, admin: &admin, elsewhere: false };
+    let emulator = sandbox.emulator();
+    let trust =
+        [("ca", emulator.media_authority().to_string_lossy().into_owned()), ("noise_root", emulator.noise_root())];
+    let place = Place { address: &address, admin: &admin, trust: Some(trust) };
     let control = (Arc::new(sandbox.control()) as Arc<dyn SandboxControl>, sandbox.emulator().clock().clone());
     let stop = shutdown.child_token();
     let mut daemon = std::pin::pin!(daemon(config, place, control, stop.clone()));
@@ -109,8 +112,9 @@ impl waya_daemon::clock::Clock for SandboxClock {
 struct Place<'a> {
     address: &'a str,
     admin: &'a str,
-    /// In another process, which may not be running.
-    elsewhere: bool,
+    /// What its clients check it by, as the ready line tells; none where it is in another process, which may not be
+    /// running.
+    trust: Option<[(&'static str, String); 2]>,
 }
 
 /// The daemon on the sandbox that `control` commands.
@@ -131,12 +135,15 @@ async fn daemon(
     let session = daemon.session();
     let scanning = tokio::spawn(own::scan_codes(session.clone(), control));
     // Not an error: the daemon says by itself what is wrong with its link.
-    let settled = tokio::time::timeout(LINKED_WITHIN, own::settled(&session, place.elsewhere));
+    let settled = tokio::time::timeout(LINKED_WITHIN, own::settled(&session, place.trust.is_none()));
     let _ = shutdown.run_until_cancelled(settled).await;
     drop(session);
     let mut ready = daemon.ready_line().clone();
     for (key, value) in [("whatsapp", place.address), ("admin", place.admin), ("me", OWN_PHONE)] {
         ready.insert(key.to_owned(), Value::String(value.to_owned()));
+    }
+    for (key, value) in place.trust.into_iter().flatten() {
+        ready.insert(key.to_owned(), Value::String(value));
     }
     process::say_ready(&ready)?;
     let ended = daemon.run(shutdown).await;

@@ -196,7 +196,8 @@ async fn somebody_new_comes_talks_and_is_there_again_after_a_restart() {
 async fn who_is_renamed_is_found_by_the_new_name_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox(Some(folder.path())).await;
-    for (who, name) in [("budi", "Budi Santoso"), ("Budi Santoso", "BUDI"), ("6281200000003", " Sita "), ("me", "Ani")] {
+    for (who, name) in [("budi", "Budi Santoso"), ("Budi Santoso", "BUDI"), ("6281200000003", " Sita "), ("me", "Ani")]
+    {
         let (status, renamed) = post(&sandbox, "/rename", &json!({"who": who, "name": name})).await;
         assert_eq!((status, &renamed["success"]), (200, &json!(true)), "{who}: {renamed}");
         assert_eq!(renamed["person"]["name"], name.trim(), "{who}");

@@ -152,7 +152,10 @@ async fn a_phone_gives_more_of_a_chat_when_it_is_asked() {
             };
             assert_eq!(answers, Some(asked));
             let known = &given.conversations[0];
-            assert_eq!((known.id.as_str(), texts(known)), (&*chat.to_string(), wanted.iter().map(|text| (*text).to_owned()).collect()));
+            assert_eq!(
+                (known.id.as_str(), texts(known)),
+                (&*chat.to_string(), wanted.iter().map(|text| (*text).to_owned()).collect())
+            );
             assert_eq!(known.end_of_history_transfer, Some(end), "{wanted:?}");
             let by_own = known.messages.iter().filter_map(|message| message.message.as_option()?.key.as_option());
             let by_own: Vec<_> = by_own.map(|key| key.from_me.unwrap()).collect();

@@ -31,6 +31,9 @@ async fn serve(data_dir: &Path) -> Served {
     assert_eq!(ready["event"], "ready");
     let control = Remote::new(ready["whatsapp"].as_str().unwrap()).unwrap();
     assert_eq!(ready["admin"], control.admin());
+    assert!(Path::new(ready["ca"].as_str().unwrap()).is_file(), "{ready}");
+    let root = ready["noise_root"].as_str().unwrap();
+    assert!(root.len() == 64 && root.bytes().all(|digit| digit.is_ascii_hexdigit()), "{ready}");
     Served { process, control }
 }
 

@@ -129,6 +129,12 @@ impl Emulator {
         format!("ws://{}{}", self.0.address, server::PATH)
     }
 
+    /// The key behind the certificate chain of the handshake, in hex, for clients that check it.
+    pub fn noise_root(&self) -> String {
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+        self.0.identity.root().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    }
+
     /// The file with the certificate authority that clients must trust to load media from `https://`.
     pub fn media_authority(&self) -> PathBuf {
         self.0.media.certificate()

@@ -9,7 +9,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { S_WHATSAPP_NET, WAMessageStatus, WAMessageStubType, areJidsSameUser, downloadMediaMessage } from 'baileys';
-import { Client, PATIENCE, READS_HISTORY, mediaOptions } from './client.mjs';
+import { Client, PATIENCE, READS_HISTORY, mediaOptions, trust } from './client.mjs';
 
 // One pixel. Baileys wants an image library for thumbnails unless it is given one.
 const JPEG = Buffer.from(
@@ -19,11 +19,12 @@ const JPEG = Buffer.from(
 );
 const DAY = 24 * 60 * 60 * 1000;
 
-const [url, admin] = process.argv.slice(2);
-if (!url || !admin) {
-  process.stderr.write('usage: node probe.mjs WS_URL ADMIN_URL\n');
+const [url, admin, root] = process.argv.slice(2);
+if (!url || !admin || !root) {
+  process.stderr.write('usage: node probe.mjs WS_URL ADMIN_URL NOISE_ROOT\n');
   process.exit(2);
 }
+trust(root);
 
 let failed = 0;
 const report = (step, error) => {

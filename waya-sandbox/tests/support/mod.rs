@@ -210,9 +210,7 @@ impl Person {
             .with_push_name(name)
             .with_wanted_pre_key_count(30);
         let builder = match history {
-            Some(history) => {
-                builder.with_device_props(DevicePropsOverride::new().with_history_sync_config(history))
-            }
+            Some(history) => builder.with_device_props(DevicePropsOverride::new().with_history_sync_config(history)),
             None => builder.skip_history_sync(),
         };
         let (handler, events) = ChannelEventHandler::new();

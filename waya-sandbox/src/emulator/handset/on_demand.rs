@@ -34,10 +34,8 @@ pub(super) fn answer(
     let wanted = request.on_demand_msg_count.and_then(|count| usize::try_from(count).ok()).unwrap_or(MESSAGES);
     let wanted = wanted.clamp(1, MESSAGES);
     let messages = older.iter().take(wanted).filter_map(|letter| shown(state, account, letter, &chat));
-    let messages = messages.map(|message| wa::HistorySyncMsg {
-        message: MessageField::some(message),
-        ..Default::default()
-    });
+    let messages =
+        messages.map(|message| wa::HistorySyncMsg { message: MessageField::some(message), ..Default::default() });
     let more = older.len() > wanted;
     let conversation = wa::Conversation {
         id: chat.to_string(),

@@ -34,6 +34,10 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Connections that are ready and wait to be served.
 const BACKLOG: usize = 64;
 
+/// Whom the certificate is for: this machine, and the hosts that some client libraries load media from whatever an
+/// address says, for who leads those here.
+const NAMES: [&str; 5] = ["localhost", "127.0.0.1", "::1", "mmg.whatsapp.net", "*.whatsapp.net"];
+
 /// The certificate and how to serve it.
 #[derive(Clone)]
 pub(in crate::emulator) struct Tls {
@@ -91,7 +95,7 @@ fn generate() -> Result<(String, String), rcgen::Error> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;
-    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let names = NAMES.map(str::to_owned);
     let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
     Ok((authority.pem(), certificate.pem() + &key.serialize_pem()))
 }

@@ -119,12 +119,7 @@ fn answer(emulator: &Emulator, state: &mut State, phone: &str, request: &Handset
 }
 
 /// The receipt of one handset for each of the author's devices; `None` where nobody gets one.
-fn receipts(
-    emulator: &Emulator,
-    state: &mut State,
-    phone: &str,
-    message: &HandsetMessage,
-) -> Option<Vec<QueueEntry>> {
+fn receipts(emulator: &Emulator, state: &mut State, phone: &str, message: &HandsetMessage) -> Option<Vec<QueueEntry>> {
     let rules = emulator.fault_rules();
     let (reader, author) = (state.accounts.get(phone)?, state.accounts.get(&message.sender)?);
     let chat: Jid = message.chat.parse().ok()?;
@@ -213,9 +208,8 @@ mod tests {
     /// What Ani's device sends, encrypted for these handsets.
     fn message(id: &str, to: &Jid, handsets: &[&str]) -> Node {
         let enc = || NodeBuilder::new("enc").attr("v", "2").attr("type", "pkmsg").bytes(vec![1]).build();
-        let copies = handsets
-            .iter()
-            .map(|phone| NodeBuilder::new("to").attr("jid", Jid::pn(*phone)).children([enc()]).build());
+        let copies =
+            handsets.iter().map(|phone| NodeBuilder::new("to").attr("jid", Jid::pn(*phone)).children([enc()]).build());
         let copies = NodeBuilder::new("participants").children(copies).build();
         let message = NodeBuilder::new("message").attr("to", to).attr("id", id).attr("type", "text");
         message.attr("addressing_mode", "lid").children([copies, enc()]).build()

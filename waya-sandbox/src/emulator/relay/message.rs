@@ -211,12 +211,7 @@ impl Handed<'_> {
 }
 
 /// A stanza of the server's own as it is queued for some devices.
-pub(super) fn entries(
-    state: &mut State,
-    keys: Vec<DeviceKey>,
-    class: &str,
-    stanza: &Node,
-) -> Option<Vec<QueueEntry>> {
+pub(super) fn entries(state: &mut State, keys: Vec<DeviceKey>, class: &str, stanza: &Node) -> Option<Vec<QueueEntry>> {
     let id = stanza.attrs.get("id")?.as_str().into_owned();
     let from = canonical(state, &stanza.attrs.get("from")?.to_jid()?);
     let bytes = Bytes::from(marshal(stanza).ok()?);

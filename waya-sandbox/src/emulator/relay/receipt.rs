@@ -8,7 +8,7 @@ use super::fanout::alternative;
 use super::{Namespace, backlog, canonical, is_person, jid_attr, queue_for, text_attr};
 use crate::emulator::faults::Whom;
 use crate::emulator::session::Session;
-use crate::emulator::state::record::{Change, ConfirmedRecord, DeviceKey, QueueEntry};
+use crate::emulator::state::record::{Change, ConfirmedRecord, QueueEntry};
 use crate::emulator::state::{Account, DeviceQueue, State};
 use crate::emulator::{Emulator, handset};
 
@@ -213,6 +213,7 @@ impl Receipt<'_> {
 mod tests {
     use super::*;
     use crate::emulator::session::trial::{ANI, Trial, sessions};
+    use crate::emulator::state::record::DeviceKey;
 
     const GROUP: &str = "120363000000000001";
 

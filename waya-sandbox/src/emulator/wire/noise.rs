@@ -5,12 +5,12 @@ use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use whatsapp_rust::buffa::{self, Message};
 use whatsapp_rust::wacore::crypto::hkdf_sha256_into;
 use whatsapp_rust::wacore::handshake::{HandshakeError, NoiseCipher, NoiseHandshake};
-use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PrivateKey};
+use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PrivateKey, PublicKey};
 use whatsapp_rust::wacore_binary::consts::{NOISE_PATTERN_IK, NOISE_PATTERN_XX, NOISE_PATTERN_XXFALLBACK};
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::cert_chain::{NoiseCertificate, noise_certificate};
@@ -23,9 +23,10 @@ const NOT_BEFORE: u64 = 1_700_000_000;
 const NOT_AFTER: u64 = 4_100_000_000;
 const KEY_FILE: &str = "server-key";
 
-/// The server's static key and the certificate chain that names it.
+/// The server's static key, the certificate chain that names it, and who vouches for that.
 pub(crate) struct ServerIdentity {
     key: KeyPair,
+    root: [u8; 32],
     chain: Vec<u8>,
 }
 
@@ -41,12 +42,14 @@ impl ServerIdentity {
         let Some(folder) = folder else { return Self::generate() };
         let path = folder.join(KEY_FILE);
         match fs::read(&path) {
-            Ok(bytes) => Self::from_bytes(&bytes).ok_or(EmulatorError::BadKey(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let identity = Self::generate()?;
-                identity.keep(folder).map_err(|source| EmulatorError::Data { path, source })?;
-                Ok(identity)
+            Ok(bytes) => {
+                if let Some(identity) = Self::from_bytes(&bytes) {
+                    return Ok(identity);
+                }
+                let key = key_without_root(&bytes).ok_or_else(|| EmulatorError::BadKey(path.clone()))?;
+                Self::certified(key)?.kept(folder, path)
             }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::generate()?.kept(folder, path),
             Err(source) => Err(EmulatorError::Data { path, source }),
         }
     }
@@ -59,31 +62,59 @@ impl ServerIdentity {
         secret
     }
 
+    /// The public key of the root, by which clients check the chain.
+    pub(crate) fn root(&self) -> &[u8; 32] {
+        &self.root
+    }
+
     fn generate() -> Result<Self, EmulatorError> {
-        let key = KeyPair::generate(&mut signal_rand::rng());
-        let chain = certificate_chain(&key).map_err(EmulatorError::Crypto)?;
-        Ok(Self { key, chain })
+        Self::certified(KeyPair::generate(&mut signal_rand::rng()))
+    }
+
+    fn certified(key: KeyPair) -> Result<Self, EmulatorError> {
+        let (root, chain) = certificate_chain(&key).map_err(EmulatorError::Crypto)?;
+        Ok(Self { key, root, chain })
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (private, chain) = bytes.split_at_checked(32)?;
-        let key = KeyPair::try_from(PrivateKey::deserialize(private).ok()?).ok()?;
-        wa::CertChain::decode_from_slice(chain).ok()?;
-        Some(Self { key, chain: chain.to_vec() })
+        let (private, rest) = bytes.split_at_checked(32)?;
+        let (root, chain) = rest.split_at_checked(32)?;
+        let identity = Self { key: key_pair(private)?, root: root.try_into().ok()?, chain: chain.to_vec() };
+        let chain = wa::CertChain::decode_from_slice(chain).ok()?;
+        let intermediate = chain.intermediate.into_option()?;
+        // A file from before the root was kept has other bytes in its place.
+        let root = PublicKey::from_djb_public_key_bytes(&identity.root).ok()?;
+        root.verify_signature(&intermediate.details?, &intermediate.signature?).then_some(identity)
     }
 
-    fn keep(&self, folder: &Path) -> std::io::Result<()> {
-        let fresh = folder.join("server-key.new");
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(self.key.private_key.serialize())?;
-        file.write_all(&self.chain)?;
-        fs::rename(fresh, folder.join(KEY_FILE))
+    fn kept(self, folder: &Path, path: PathBuf) -> Result<Self, EmulatorError> {
+        let keep = || {
+            let fresh = folder.join("server-key.new");
+            let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(self.key.private_key.serialize())?;
+            file.write_all(&self.root)?;
+            file.write_all(&self.chain)?;
+            fs::rename(fresh, folder.join(KEY_FILE))
+        };
+        keep().map_err(|source| EmulatorError::Data { path, source })?;
+        Ok(self)
     }
 }
 
-/// A root signs an intermediate, the intermediate signs the server's key. The root key is thrown
-/// away: clients of an emulator are built not to look at it.
-fn certificate_chain(server: &KeyPair) -> Result<Vec<u8>, String> {
+fn key_pair(private: &[u8]) -> Option<KeyPair> {
+    KeyPair::try_from(PrivateKey::deserialize(private).ok()?).ok()
+}
+
+/// The key of a file from before the root was kept: it gets a new chain, which clients take as they take a renewed one.
+fn key_without_root(bytes: &[u8]) -> Option<KeyPair> {
+    let (private, chain) = bytes.split_at_checked(32)?;
+    let chain = wa::CertChain::decode_from_slice(chain).ok()?;
+    chain.leaf.is_set().then(|| key_pair(private))?
+}
+
+/// A root signs an intermediate, the intermediate signs the server's key. Nothing else is ever signed: of the root its
+/// public key is kept, for clients that check the chain.
+fn certificate_chain(server: &KeyPair) -> Result<([u8; 32], Vec<u8>), String> {
     let random = &mut signal_rand::rng();
     let (root, intermediate) = (KeyPair::generate(random), KeyPair::generate(random));
     let mut certificate = |issuer: &KeyPair, issuer_serial, serial, key: &KeyPair| {
@@ -102,7 +133,8 @@ fn certificate_chain(server: &KeyPair) -> Result<Vec<u8>, String> {
         intermediate: buffa::MessageField::some(certificate(&root, 0, 1, &intermediate)?),
         leaf: buffa::MessageField::some(certificate(&intermediate, 1, 2, server)?),
     };
-    Ok(chain.encode_to_vec())
+    let public = root.public_key.public_key_bytes().try_into().map_err(|_| "a public key has 32 bytes".to_owned())?;
+    Ok((public, chain.encode_to_vec()))
 }
 
 /// Why a handshake failed.
@@ -259,4 +291,53 @@ fn server_hello(ephemeral: &KeyPair, server_static: Option<Vec<u8>>, payload: Ve
 
 fn key32(bytes: Option<&[u8]>) -> Result<[u8; 32], NoiseFailure> {
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(NoiseFailure::Incomplete)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn details(certificate: &NoiseCertificate) -> noise_certificate::Details {
+        noise_certificate::Details::decode_from_slice(certificate.details.as_deref().unwrap()).unwrap()
+    }
+
+    fn is_signed_by(certificate: &NoiseCertificate, key: &[u8]) -> bool {
+        let key = PublicKey::from_djb_public_key_bytes(key).unwrap();
+        key.verify_signature(certificate.details.as_deref().unwrap(), certificate.signature.as_deref().unwrap())
+    }
+
+    #[test]
+    fn the_root_vouches_for_the_chain_and_the_chain_for_the_key() {
+        let identity = ServerIdentity::generate().unwrap();
+        let chain = wa::CertChain::decode_from_slice(&identity.chain).unwrap();
+        let (intermediate, leaf) = (chain.intermediate.into_option().unwrap(), chain.leaf.into_option().unwrap());
+        let (above, below) = (details(&intermediate), details(&leaf));
+        assert!(is_signed_by(&intermediate, identity.root()));
+        assert!(is_signed_by(&leaf, above.key.as_deref().unwrap()));
+        assert_eq!((above.issuer_serial, below.issuer_serial), (Some(0), above.serial));
+        assert_eq!(below.key.as_deref().unwrap(), identity.key.public_key.public_key_bytes());
+        let other = ServerIdentity::generate().unwrap();
+        assert!(!is_signed_by(&intermediate, other.root()) && !is_signed_by(&leaf, identity.root()));
+    }
+
+    #[test]
+    fn the_root_is_kept_and_a_key_without_one_gets_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = ServerIdentity::open(Some(folder.path())).unwrap();
+        let again = ServerIdentity::open(Some(folder.path())).unwrap();
+        assert_eq!((again.root(), &again.chain), (first.root(), &first.chain));
+
+        let path = folder.path().join(KEY_FILE);
+        fs::write(&path, [first.key.private_key.serialize(), &first.chain[..]].concat()).unwrap();
+        let mended = ServerIdentity::open(Some(folder.path())).unwrap();
+        assert_eq!(mended.key.public_key, first.key.public_key);
+        assert_ne!(mended.root(), first.root());
+        assert_eq!(ServerIdentity::open(Some(folder.path())).unwrap().root(), mended.root());
+
+        for bytes in [&b""[..], &[7; 31], &[7; 64], &[7; 200]] {
+            fs::write(&path, bytes).unwrap();
+            assert!(matches!(ServerIdentity::open(Some(folder.path())), Err(EmulatorError::BadKey(_))), "{bytes:?}");
+        }
+    }
 }
