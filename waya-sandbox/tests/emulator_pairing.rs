@@ -153,6 +153,24 @@ async fn clients_of_one_name_share_a_phone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_phone_links_four_devices_and_a_fifth_once_one_of_them_is_gone() {
+    let world = World::start().await;
+    let mut linked = Vec::new();
+    for _ in 0..4 {
+        linked.push(world.link(ANI, "Ani").await);
+    }
+    let mut fifth = Person::start(&world.emulator.whatsapp_url(), "Ani").await;
+    let qr = fifth.qr().await;
+    assert_eq!(world.emulator.scan_qr(&qr, Some(ANI)).await, Err(ScanError::Full));
+    assert_eq!(world.emulator.accounts()[0].devices.len(), 4);
+    linked.remove(0).client.logout().await;
+    until("the device to be gone", || world.emulator.accounts()[0].devices.len() == 3).await;
+    let device = world.emulator.scan_qr(&qr, Some(ANI)).await.unwrap();
+    assert_eq!(device.device, 5, "no number is given twice");
+    fifth.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codes_nobody_shows_are_refused() {
     let world = World::start().await;
     assert!(matches!(world.emulator.scan_qr("hello", None).await, Err(ScanError::NotAQr(_))));

@@ -133,7 +133,9 @@ impl ControlError {
             Self::People(PeopleError::Stuck(_)) => "person_stuck",
             Self::People(PeopleError::NotSent(_)) => "not_sent",
             Self::People(PeopleError::NotLoaded(_)) => "not_loaded",
-            Self::People(PeopleError::Taken { .. } | PeopleError::TooMany { .. }) => "conflict",
+            Self::People(PeopleError::Taken { .. } | PeopleError::TooMany { .. }) | Self::Scan(ScanError::Full) => {
+                "conflict"
+            }
             Self::People(_) => "store_unavailable",
             Self::Scan(ScanError::UnknownCode) => "unknown_code",
             Self::Scan(ScanError::PasskeyAsked) => "passkey_asked",

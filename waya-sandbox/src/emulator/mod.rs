@@ -1,7 +1,7 @@
 //! A WhatsApp server for tests: the multi-device protocol as a client library sees it, with the
 //! handsets of its accounts played by the emulator itself.
 //!
-//! It owns accounts, linked devices, groups, and a queue for each device. Clients wake it through
+//! It owns accounts, linked devices, groups, and a queue for each device and handset. Clients wake it through
 //! their WebSocket, the outside through the methods of [`Emulator`]. It never reads what is said:
 //! messages pass through it encrypted for their recipients' devices. It listens on loopback only.
 
