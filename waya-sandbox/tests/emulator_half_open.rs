@@ -109,3 +109,22 @@ async fn a_client_that_takes_nothing_can_be_cut() {
         until("the client to be gone", || !world.is_there(ANI)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_is_told_last_reaches_it_also_when_it_talks_on() {
+    let (world, mut slow, _) = deaf(support::config()).await;
+    // More than its own socket holds.
+    for number in 0..5 {
+        assert!(slow.send_node(&question(number)).await);
+    }
+    let there = NodeBuilder::new("presence").attr("type", "available").attr("name", "Ani").build();
+    assert!(slow.send_node(&there).await);
+    until("all of it to be read", || world.emulator.presence(ANI).available).await;
+    world.emulator.set_fault(Fault::Replaced, FaultTarget::Phone(ANI.to_owned()));
+    until("the client to be gone", || !world.is_there(ANI)).await;
+    for _ in 0..10 {
+        slow.send_node(&there).await;
+    }
+    let told = tokio::time::timeout(support::LIMIT, slow.until("stream:error")).await;
+    assert!(told.expect("the connection stays").is_some(), "it was never told why it is gone");
+}

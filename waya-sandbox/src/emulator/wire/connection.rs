@@ -88,6 +88,14 @@ pub(crate) async fn accept(emulator: Emulator, socket: WebSocket) {
             () = stop.cancelled() => {}
         }
     }
+    if line.is_closing() && !stop.is_cancelled() {
+        // A socket that goes with something unread in it takes what the client has not read yet along.
+        let rest = tokio::time::timeout(FAREWELL, source.run_out());
+        tokio::select! {
+            _ = rest => {}
+            () = stop.cancelled() => {}
+        }
+    }
     writer.abort();
 }
 
@@ -127,6 +135,11 @@ impl Source {
                 _ => {}
             }
         }
+    }
+
+    /// Reads until the client ends its half.
+    async fn run_out(&mut self) {
+        while self.bytes().await.is_some() {}
     }
 
     /// Takes the greeting off the front, with the routing block some clients put before it.
