@@ -8,6 +8,7 @@ pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+mod trouble;
 pub mod world;
 
 pub use http::{Api, answer};

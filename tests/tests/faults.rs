@@ -4,13 +4,6 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use waya_tests::{BUDI, OWN_PHONE, Options, SITI, World, until};
 
-/// How often the emulator was handed each id by the own account.
-async fn handed_over(world: &World, id: &str) -> Result<u64> {
-    let (_, stats) = world.admin.get("/stats").await?;
-    let sender = &stats["senders"][OWN_PHONE];
-    Ok(sender["repeated_ids"][id].as_u64().unwrap_or(1))
-}
-
 #[tokio::test]
 async fn an_ack_that_never_comes_is_tried_again_under_the_same_id_and_then_told() -> Result<()> {
     let options = Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "1s").env("WAYA_QUEUE_MAX_ATTEMPTS", "2");
@@ -23,7 +16,7 @@ async fn an_ack_that_never_comes_is_tried_again_under_the_same_id_and_then_told(
     assert_eq!(failed["error"], "no answer from WhatsApp, it may have arrived");
     assert_eq!(failed["attempts"], 2);
     let whatsapp_id = failed["whatsappId"].as_str().context("no id")?.to_owned();
-    assert_eq!(handed_over(&world, &whatsapp_id).await?, 2);
+    assert_eq!(world.handed_over(&whatsapp_id).await?, 2);
     let inbox = world.inbox(BUDI).await?;
     assert_eq!(inbox.len(), 1, "one row, whatever was repeated: {inbox:?}");
     Ok(())
@@ -106,26 +99,69 @@ async fn who_may_not_write_to_strangers_may_answer_those_who_wrote_and_goes_on_b
 #[tokio::test]
 async fn a_cut_in_the_middle_of_a_send_resends_under_the_same_id() -> Result<()> {
     let world = World::start()?;
-    let first = world.accept(BUDI, "first").await?;
-    world.until_message(&first, |message| message["status"] == "sent").await?;
-    world.fault("ack-delay", &["60000"]).await?;
-    // A receipt tells as well as an ack that the server took it.
+    world.plays("/autoread", json!({"who": BUDI, "on": false})).await?;
+    for fault in ["cut", "cut-mid-frame"] {
+        // Connected: the journal ends with that once it does.
+        let before = until("the link's states are in the journal", || async {
+            let states = world.link_states().await?;
+            ensure!(states.last().is_some_and(|state| state == "connected"), "{states:?}");
+            Ok(states.len())
+        })
+        .await?;
+        let id = world.under_way(BUDI, fault).await?;
+        assert_eq!(world.message(&id).await?["status"], "sending");
+        world.no_faults().await?;
+        world.fault(fault, &[]).await?;
+        let message = world.until_message(&id, |message| message["ack"] == "device").await?;
+        // What happened to the link is not the message's fault.
+        assert_eq!(
+            (&message["status"], &message["attempts"], &message["error"]),
+            (&json!("sent"), &json!(1), &json!(null))
+        );
+        let rows = world.rows(BUDI, fault).await?;
+        assert_eq!(rows.iter().map(|row| json!(row.0)).collect::<Vec<_>>(), [message["whatsappId"].clone()]);
+        until("the link went and came back", || async {
+            let states = world.link_states().await?;
+            ensure!(states[before..] == ["offline", "connecting", "connected"], "{fault}: {states:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The server is slow, not gone: the message leaves once more while the ack of the first time is still on its way.
+#[tokio::test]
+async fn an_ack_that_comes_behind_the_retry_makes_one_message_of_both() -> Result<()> {
+    let world = World::with(Options::default().env("WAYA_QUEUE_ACK_TIMEOUT", "1s"))?;
     world.fault("no-receipts", &[]).await?;
-    let id = world.accept(BUDI, "second").await?;
-    world.until_message(&id, |message| message["status"] == "sending").await?;
-    until("the emulator has it", || async {
-        let (_, stats) = world.admin.get("/stats").await?;
-        ensure!(stats["senders"][OWN_PHONE]["in_flight"] == 1, "{stats}");
+    world.fault_once("ack-delay", &["15000"], OWN_PHONE).await?;
+    let id = world.accept(BUDI, "Halo").await?;
+    let waiting = world.until_message(&id, |message| message["hold"]["reason"] == "backoff").await?;
+    assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(1)));
+    let whatsapp_id = waiting["whatsappId"].as_str().context("no id")?.to_owned();
+    // What comes is the first one's; the others have none.
+    world.fault("ack-lost", &[]).await?;
+    world.waya_json(&["sandbox", "clock", "advance", "1m"])?;
+    until("it was handed over again", || async {
+        ensure!(world.handed_over(&whatsapp_id).await? > 1, "once only: {}", world.message(&id).await?);
         Ok(())
     })
     .await?;
+    let (_, stats) = world.admin.get("/stats").await?;
+    ensure!(stats["senders"][OWN_PHONE]["acked"] == 0, "the ack was there before the retry: {stats}");
+
+    let sent = world.until_message(&id, |message| message["status"] == "sent").await?;
+    assert_eq!((&sent["error"], &sent["whatsappId"]), (&json!(null), &json!(whatsapp_id)));
+    let times = world.handed_over(&whatsapp_id).await?;
+    // In one chat the next one leaves behind whatever is left of the first.
     world.no_faults().await?;
-    world.fault("cut", &[]).await?;
-    let message = world.until_message(&id, |message| message["status"] == "sent").await?;
-    let inbox = world.inbox(BUDI).await?;
-    assert_eq!(inbox.iter().filter(|row| row["text"] == "second").count(), 1, "{inbox:?}");
-    assert_eq!(inbox[1]["id"], message["whatsappId"]);
-    world.until_session("connected").await?;
+    let next = world.accept(BUDI, "Halo lagi").await?;
+    world.until_message(&next, |message| message["ack"] == "read").await?;
+    assert_eq!(world.handed_over(&whatsapp_id).await?, times, "it left again although it was sent");
+    assert_eq!(world.rows(BUDI, "Halo").await?, [(whatsapp_id, times)], "one message under one id");
+    let states = world.link_states().await?;
+    assert!(!states.iter().any(|state| state == "offline"), "the link was fine all along: {states:?}");
     Ok(())
 }
 
@@ -190,26 +226,6 @@ async fn logged_out_from_the_phone_keeps_the_queue() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_read_is_sent_again_and_read_once() -> Result<()> {
-    let world = World::start()?;
-    // The key is asked for where there is no session yet.
-    for (kind, who) in [("garble", BUDI), ("stale-prekeys", SITI)] {
-        let fault = json!({"kind": kind, "target": who, "times": 1});
-        let (status, answer) = world.admin.post("/fault", &fault).await?;
-        ensure!(status.is_success() && answer["faults"][0]["times_left"] == 1, "{answer}");
-        let id = world.accept(who, kind).await?;
-        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
-        assert_eq!((&read["status"], &read["attempts"]), (&json!("sent"), &json!(1)), "{kind}");
-        let (_, left) = world.admin.get("/faults").await?;
-        assert_eq!(left["faults"], json!([]), "{kind} did not strike");
-        let rows = world.inbox(who).await?;
-        let heard: Vec<_> = rows.iter().map(|row| (&row["text"], &row["copies"])).collect();
-        assert_eq!(heard, [(&json!(kind), &json!(1))]);
-    }
-    Ok(())
-}
-
-#[tokio::test]
 async fn whatsapp_starting_anew_in_the_middle_loses_and_doubles_nothing() -> Result<()> {
     let world = World::start()?;
     world.fault("ack-delay", &["60000"]).await?;
@@ -233,27 +249,11 @@ async fn whatsapp_starting_anew_in_the_middle_loses_and_doubles_nothing() -> Res
     Ok(())
 }
 
-/// Switches a fault on for somebody, once.
-async fn once(world: &World, kind: &str, args: &[&str], target: &str) -> Result<()> {
-    let fault = json!({"kind": kind, "args": args, "target": target, "times": 1});
-    let (status, answer) = world.admin.post("/fault", &fault).await?;
-    ensure!(status.is_success(), "{answer}");
-    Ok(())
-}
-
-/// What somebody has of these words: ids and copies.
-async fn rows(world: &World, who: &str, text: &str) -> Result<Vec<(String, u64)>> {
-    let rows = world.inbox(who).await?.into_iter().filter(|row| row["text"] == text);
-    rows.map(|row| Some((row["id"].as_str()?.to_owned(), row["copies"].as_u64()?)))
-        .collect::<Option<_>>()
-        .context("rows")
-}
-
 #[tokio::test]
 async fn a_refusal_that_passes_is_told_and_tried_again_under_the_same_id() -> Result<()> {
     let world = World::start()?;
     for (code, who, words) in [("479", BUDI, "devices changed"), ("503", SITI, "had trouble (503)")] {
-        once(&world, "nack", &[code], OWN_PHONE).await?;
+        world.fault_once("nack", &[code], OWN_PHONE).await?;
         let id = world.accept(who, code).await?;
         let waiting = world.until_message(&id, |message| message["hold"]["reason"] == "backoff").await?;
         assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(1)), "{code}");
@@ -262,8 +262,8 @@ async fn a_refusal_that_passes_is_told_and_tried_again_under_the_same_id() -> Re
         let read = world.until_message(&id, |message| message["ack"] == "read").await?;
         assert_eq!((&read["status"], &read["error"], &read["attempts"]), (&json!("sent"), &json!(null), &json!(2)));
         assert_eq!(read["whatsappId"], json!(whatsapp_id));
-        assert_eq!(rows(&world, who, code).await?, [(whatsapp_id.clone(), 1)]);
-        assert_eq!(handed_over(&world, &whatsapp_id).await?, 1, "a refused message goes nowhere");
+        assert_eq!(world.rows(who, code).await?, [(whatsapp_id.clone(), 1)]);
+        assert_eq!(world.handed_over(&whatsapp_id).await?, 1, "a refused message goes nowhere");
     }
     Ok(())
 }
@@ -271,21 +271,42 @@ async fn a_refusal_that_passes_is_told_and_tried_again_under_the_same_id() -> Re
 #[tokio::test]
 async fn whatever_a_login_is_refused_for_what_is_accepted_waits_and_leaves_once() -> Result<()> {
     let world = World::start()?;
-    for (code, state) in [("503", "offline"), ("405", "outdated"), ("403", "locked"), ("402", "banned")] {
+    world.plays("/autoread", json!({"who": BUDI, "on": false})).await?;
+    for (code, state) in [
+        ("500", "offline"),
+        ("503", "offline"),
+        ("405", "outdated"),
+        ("403", "locked"),
+        ("402", "banned"),
+        ("401", "logged_out"),
+    ] {
+        let (before, after) = (format!("before {code}"), format!("after {code}"));
+        let first = world.under_way(BUDI, &before).await?;
         world.fault("refuse-logins", &[code]).await?;
         world.fault("cut", &[]).await?;
-        world.until_session(state).await?;
-        let id = world.accept(BUDI, code).await?;
-        let waiting = world.until_message(&id, |message| message["hold"].is_object()).await?;
-        assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{code}");
-        assert_eq!(waiting["hold"]["reason"], "offline", "{code}");
+        let session = world.until_session(state).await?;
+        assert_eq!(session["retryAt"].is_u64(), ["offline", "banned"].contains(&state), "{session}");
+        let second = world.accept(BUDI, &after).await?;
+        for id in [&first, &second] {
+            let waiting = world.until_message(id, |message| message["hold"].is_object()).await?;
+            assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{code}");
+            assert_eq!(waiting["hold"]["reason"], "offline", "{code}");
+        }
         world.no_faults().await?;
-        // Some of these states end by the user's word only.
-        let login = world.waya(&["login"])?;
-        ensure!(login.status.success(), "{code}: {}", String::from_utf8_lossy(&login.stderr));
-        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
-        assert_eq!((&read["status"], &read["attempts"]), (&json!("sent"), &json!(1)), "{code}");
-        assert_eq!(rows(&world, BUDI, code).await?.iter().map(|row| row.1).collect::<Vec<_>>(), [1], "{code}");
+        // Where the server had trouble, it is tried again; the other states end by the user's word only.
+        if state != "offline" {
+            let login = world.waya(&["login"])?;
+            ensure!(login.status.success(), "{code}: {}", String::from_utf8_lossy(&login.stderr));
+        }
+        for (id, text) in [(&first, &before), (&second, &after)] {
+            let sent = world.until_message(id, |message| message["ack"] == "device").await?;
+            assert_eq!((&sent["status"], &sent["attempts"]), (&json!("sent"), &json!(1)), "{code}");
+            let rows = world.rows(BUDI, text).await?;
+            assert_eq!(rows.iter().map(|row| json!(row.0)).collect::<Vec<_>>(), [sent["whatsappId"].clone()], "{text}");
+        }
+        let whatsapp_id = world.message(&second).await?["whatsappId"].as_str().context("no id")?.to_owned();
+        assert_eq!(world.handed_over(&whatsapp_id).await?, 1, "{code}");
+        world.until_session("connected").await?;
     }
     Ok(())
 }
@@ -306,40 +327,10 @@ async fn a_connection_that_the_server_ends_in_the_middle_of_a_send_leaves_one_co
         world.no_faults().await?;
         world.fault("stream-error", &[code]).await?;
         let message = world.until_message(&id, |message| message["status"] == "sent").await?;
-        let rows = rows(&world, BUDI, text).await?;
+        let rows = world.rows(BUDI, text).await?;
         assert_eq!(rows.len(), 1, "{code}: {rows:?}");
         assert_eq!(json!(rows[0].0), message["whatsappId"]);
         world.until_session("connected").await?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn what_happens_on_the_way_to_the_recipient_is_one_message_read_in_the_end() -> Result<()> {
-    let world = World::start()?;
-    for (kind, args) in
-        [("double", &[][..]), ("reorder", &[]), ("slow", &["300"]), ("clock-skew", &["-86400"]), ("drop", &[])]
-    {
-        once(&world, kind, args, BUDI).await?;
-        let id = world.accept(BUDI, kind).await?;
-        let sent = world.until_message(&id, |message| message["status"] == "sent").await?;
-        if kind == "drop" {
-            until("it was dropped", || async {
-                let (_, left) = world.admin.get("/faults").await?;
-                ensure!(left["faults"] == json!([]), "{left}");
-                Ok(())
-            })
-            .await?;
-            // It comes with the recipient's next connection.
-            let (status, answer) = world.admin.post("/fault", &json!({"kind": "cut", "target": BUDI})).await?;
-            ensure!(status.is_success(), "{answer}");
-        }
-        let read = world.until_message(&id, |message| message["ack"] == "read").await?;
-        assert_eq!((&read["status"], &read["attempts"], &read["error"]), (&json!("sent"), &json!(1), &json!(null)));
-        let rows = rows(&world, BUDI, kind).await?;
-        assert_eq!(rows.len(), 1, "{kind}: {rows:?}");
-        assert_eq!((json!(rows[0].0), rows[0].1), (sent["whatsappId"].clone(), 1), "{kind}");
-        world.no_faults().await?;
     }
     Ok(())
 }
@@ -356,5 +347,34 @@ async fn a_session_that_the_server_ended_keeps_its_queue() -> Result<()> {
     let login = world.waya(&["login"])?;
     ensure!(login.status.success(), "{}", String::from_utf8_lossy(&login.stderr));
     world.until_message(&id, |message| message["ack"] == "read").await?;
+    Ok(())
+}
+
+/// Coming back at once is what the server complains about.
+#[tokio::test]
+async fn a_server_that_has_too_much_is_left_alone_for_a_while_and_gets_each_message_once() -> Result<()> {
+    let world = World::start()?;
+    world.plays("/autoread", json!({"who": BUDI, "on": false})).await?;
+    let first = world.under_way(BUDI, "before").await?;
+    world.fault("stream-error", &["429"]).await?;
+    let session = world.until_session("offline").await?;
+    assert!(session["reason"].as_str().is_some_and(|reason| reason.contains("429")), "{session}");
+    let wait = session["retryAt"].as_u64().zip(session["since"].as_u64()).map(|(at, since)| at - since);
+    assert!(wait.is_some_and(|wait| wait > 10_000), "{session}");
+    let second = world.accept(BUDI, "meanwhile").await?;
+    for id in [&first, &second] {
+        let waiting = world.until_message(id, |message| message["hold"]["reason"] == "offline").await?;
+        assert_eq!((&waiting["status"], &waiting["attempts"]), (&json!("pending"), &json!(0)));
+    }
+    world.no_faults().await?;
+    world.waya_json(&["sandbox", "clock", "advance", "5m"])?;
+    let third = world.accept(BUDI, "after").await?;
+    for (id, text) in [(&first, "before"), (&second, "meanwhile"), (&third, "after")] {
+        let sent = world.until_message(id, |message| message["ack"] == "device").await?;
+        assert_eq!((&sent["status"], &sent["attempts"]), (&json!("sent"), &json!(1)), "{text}");
+        let rows = world.rows(BUDI, text).await?;
+        assert_eq!(rows.iter().map(|row| json!(row.0)).collect::<Vec<_>>(), [sent["whatsappId"].clone()], "{text}");
+    }
+    world.until_session("connected").await?;
     Ok(())
 }

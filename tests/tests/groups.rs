@@ -2,22 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use waya_tests::{BUDI, OWN_PHONE, SITI, World, until};
-
-/// The first group and its members, the own account left out.
-async fn group(world: &World) -> Result<(String, Vec<String>)> {
-    let (_, people) = world.admin.get("/people").await?;
-    let group = &people["groups"][0];
-    let id = group["id"].as_str().context("no group")?.to_owned();
-    let members = group["members"].as_array().context("no members")?.iter().filter_map(Value::as_str);
-    Ok((id, members.filter(|member| *member != OWN_PHONE).map(str::to_owned).collect()))
-}
-
-async fn does(world: &World, path: &str, body: Value) -> Result<()> {
-    let (status, answer) = world.admin.post(path, &body).await?;
-    ensure!(status.is_success(), "{path} {body}: {answer}");
-    Ok(())
-}
+use waya_tests::{BUDI, SITI, World, until};
 
 fn counts(message: &Value) -> [u64; 3] {
     ["members", "delivered", "read"].map(|name| message["receipts"][name].as_u64().unwrap_or(99))
@@ -26,10 +11,10 @@ fn counts(message: &Value) -> [u64; 3] {
 #[tokio::test]
 async fn receipts_of_a_group_are_counted_until_all_have_read_it() -> Result<()> {
     let mut world = World::start()?;
-    let (group, members) = group(&world).await?;
+    let (group, members) = world.group().await?;
     ensure!(members.len() == 3 && members.contains(&BUDI.to_owned()) && members.contains(&SITI.to_owned()));
-    does(&world, "/autoread", json!({"who": SITI, "on": false})).await?;
-    does(&world, "/offline", json!({"who": BUDI})).await?;
+    world.plays("/autoread", json!({"who": SITI, "on": false})).await?;
+    world.plays("/offline", json!({"who": BUDI})).await?;
 
     let id = world.accept(&group, "Halo semua").await?;
     let partly = world.until_message(&id, |message| counts(message) == [3, 2, 1]).await?;
@@ -41,12 +26,12 @@ async fn receipts_of_a_group_are_counted_until_all_have_read_it() -> Result<()> 
     assert_eq!(by_line["receipts"], partly["receipts"]);
 
     // What was counted is on disk, and goes on after a restart.
-    does(&world, "/autoread", json!({"who": BUDI, "on": false})).await?;
+    world.plays("/autoread", json!({"who": BUDI, "on": false})).await?;
     world.restart()?;
     let [of, delivered, read] = counts(&world.message(&id).await?);
     // Everybody is online after a start.
     assert!(of == 3 && delivered >= 2 && read == 1, "{of} {delivered} {read}");
-    does(&world, "/online", json!({"who": BUDI})).await?;
+    world.plays("/online", json!({"who": BUDI})).await?;
     let delivered = world.until_message(&id, |message| counts(message)[1] == 3).await?;
     assert_eq!(delivered["ack"], "device");
     assert!(delivered["deliveredAt"].is_u64() && delivered["readAt"].is_null(), "{delivered}");
@@ -54,7 +39,7 @@ async fn receipts_of_a_group_are_counted_until_all_have_read_it() -> Result<()> 
     let path = format!("/api/message-status/{id}?wait=read&timeout=60");
     let readers = async {
         for who in [SITI, BUDI] {
-            does(&world, "/read", json!({"who": who})).await?;
+            world.plays("/read", json!({"who": who})).await?;
         }
         anyhow::Ok(())
     };
@@ -79,7 +64,7 @@ async fn receipts_of_a_group_are_counted_until_all_have_read_it() -> Result<()> 
 #[tokio::test]
 async fn waiting_for_a_group_waits_for_all_and_private_chats_have_no_counts() -> Result<()> {
     let world = World::start()?;
-    let (group, _) = group(&world).await?;
+    let (group, _) = world.group().await?;
     let waited = world.waya_json(&["send", &group, "Halo", "--wait", "read"])?;
     assert_eq!((&waited["ack"], counts(&waited)), (&json!("read"), [3, 3, 3]));
     let private = world.waya_json(&["send", BUDI, "Halo", "--wait", "read"])?;

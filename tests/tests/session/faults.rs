@@ -74,15 +74,17 @@ async fn a_replaced_session_stays_out_over_a_restart_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_error_on_a_connection_that_stays_open_ends_it() {
     let world = World::connected(1).await;
-    for code in [503, 429] {
+    for (number, code) in [503, 429].into_iter().enumerate() {
         world.fault(Fault::StreamError { code });
         let LinkState::Offline { reason, retry_at } = world.until("offline").await else { unreachable!() };
         assert!(reason.0.contains(&code.to_string()), "{}", reason.0);
         assert!(retry_at.is_some());
         world.session.reconnect().await.unwrap();
         world.until("connected").await;
+        let (id, text) = (format!("3EB000000000000000004{number}"), format!("after {code}"));
+        world.send(&id, &world.chat(0), &text).await.unwrap();
+        assert_eq!(world.arrived(0, &text).await, 1);
     }
-    world.send("3EB0000000000000000031", &world.chat(0), "Halo").await.unwrap();
     world.end().await;
 }
 

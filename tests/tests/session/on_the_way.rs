@@ -33,16 +33,18 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_was_lost_on_the_way_comes_with_the_next_connection() {
-    let mut world = World::connected(1).await;
-    world.fault_times(Fault::Drop, 1);
-    world.say(0, "lost", None).await;
-    assert_eq!(world.hear(&["heard"]).await, ["heard"]);
-    world.fault(Fault::Cut);
-    let texts: Vec<_> = world.journal.rows(2).await.into_iter().map(|row| row.text).collect();
-    assert_eq!(texts, ["heard", "lost"]);
-    world.until("connected").await;
-    world.nothing_more(2).await;
-    world.end().await;
+    for cut in [Fault::Cut, Fault::CutMidFrame] {
+        let mut world = World::connected(1).await;
+        world.fault_times(Fault::Drop, 1);
+        world.say(0, "lost", None).await;
+        assert_eq!(world.hear(&["heard"]).await, ["heard"]);
+        world.fault(cut);
+        let texts: Vec<_> = world.journal.rows(2).await.into_iter().map(|row| row.text).collect();
+        assert_eq!(texts, ["heard", "lost"], "{cut}");
+        world.until("connected").await;
+        world.nothing_more(2).await;
+        world.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +78,22 @@ async fn a_broken_message_is_asked_for_again_and_journalled_once() {
     texts.sort();
     assert_eq!(texts, ["broken", "whole"]);
     world.nothing_more(2).await;
+    world.end().await;
+}
+
+/// The first message from a group brings its sender's key along, those behind it do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_message_from_a_group_is_asked_for_again_and_journalled_once() {
+    let mut world = World::connected(2).await;
+    let group = world.emulator().groups()[0].clone();
+    for (number, text) in ["with the key", "without it"].into_iter().enumerate() {
+        world.fault_times(Fault::Garble, 1);
+        world.say(1, text, Some(&group.jid)).await;
+        let row = world.journal.rows(number + 1).await.remove(number);
+        assert_eq!((row.text.as_str(), row.chat, row.sender), (text, group.jid.parse().unwrap(), world.chat(1)));
+        assert!(world.emulator().faults().is_empty(), "{text}: it did not strike");
+        world.nothing_more(number + 1).await;
+    }
     world.end().await;
 }
 
