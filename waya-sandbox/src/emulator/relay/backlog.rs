@@ -208,4 +208,28 @@ mod tests {
         }
         assert_eq!(trial.emulator.state().queued(), 0);
     }
+
+    /// Time stands still here, and nothing is confirmed: only the asking brings more.
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_gets_as_many_as_it_asks_for() {
+        let mut trial = come_back_to(500).await;
+        assert_eq!(messages(&trial.told(0)), ((0..5).collect(), false));
+        let ask = |trial: &Trial, count: Option<&str>| {
+            let mut request = NodeBuilder::new("offline_batch").build();
+            if let Some(count) = count {
+                request.attrs.insert("count", count);
+            }
+            trial.sessions[0].hand(&NodeBuilder::new("ib").children([request]).build());
+        };
+        let mut next = 5;
+        for (asked, page) in [(Some("20"), 20), (Some("1"), 1), (Some("0"), 1), (None, 200), (Some("9999"), 200)] {
+            ask(&trial, asked);
+            assert_eq!(messages(&trial.told(0)), ((next..next + page).collect(), false), "asked for {asked:?}");
+            next += page;
+        }
+        ask(&trial, Some("200"));
+        assert_eq!(messages(&trial.told(0)), ((next..500).collect(), true));
+        ask(&trial, Some("200"));
+        assert_eq!(messages(&trial.told(0)), (vec![], false), "who is live is past that");
+    }
 }
