@@ -69,7 +69,8 @@ async fn probe(folder: &TempDir, mode: &[&str]) {
     let text = |name: &str| ready[name].as_str().unwrap().to_owned();
 
     let mut probe = tokio::process::Command::new("node");
-    probe.args(["probe.mjs", &text("whatsapp"), &text("admin"), &text("noise_root")]).current_dir(folder.path());
+    probe.args(["probe.mjs", &text("whatsapp"), &text("admin"), &text("noise_root")]);
+    probe.args(mode).current_dir(folder.path());
     probe.env("NODE_EXTRA_CA_CERTS", text("ca")).kill_on_drop(true);
     let probed = tokio::time::timeout(PATIENCE, probe.output()).await.expect("the probe hangs").unwrap();
     let told = String::from_utf8_lossy(&probed.stdout);

@@ -7,12 +7,15 @@ mod support;
 use support::{Person, World};
 use waya_sandbox::emulator::{EmulatorConfig, GroupInfo};
 use whatsapp_rust::features::{GroupError, PreviousDescription};
+use whatsapp_rust::request::InfoQuery;
 use whatsapp_rust::wacore::iq::groups::{
     GroupDescription, GroupSubject, JoinGroupResult, MemberAddMode, MembershipApprovalMode,
 };
+use whatsapp_rust::wacore::iq::spec::IqSpec;
 use whatsapp_rust::wacore::stanza::groups::GroupNotificationAction as Action;
 use whatsapp_rust::wacore::types::events::Event;
-use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Jid, Node, NodeContent, NodeRef};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
@@ -30,9 +33,7 @@ struct Team {
 
 impl Team {
     async fn start(pn_only: bool) -> Self {
-        let grace = std::time::Duration::ZERO;
-        let config = EmulatorConfig { first_stanza_grace: grace, pn_only, ..Default::default() };
-        let world = World::with(config).await;
+        let world = World::with(EmulatorConfig { pn_only, ..support::config() }).await;
         let ani = world.link(ANI, "Ani").await;
         let budi = world.link(BUDI, "Budi").await;
         let citra = world.link(CITRA, "Citra").await;
@@ -128,7 +129,7 @@ async fn members_come_and_go_and_rise_by_an_admins_word_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_group_is_called_and_allows_is_changed_and_told() {
-    let mut team = Team::start(false).await;
+    let mut team = Team::start(support::config().pn_only).await;
     let (ani, budi) = (team.ani.client.clone(), team.budi.client.clone());
     let (ani, budi) = (ani.groups(), budi.groups());
     budi.set_subject(&team.group, GroupSubject::new("Team B").unwrap()).await.unwrap();
@@ -174,7 +175,7 @@ async fn what_a_group_is_called_and_allows_is_changed_and_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_leads_into_the_group_until_it_is_taken_back() {
-    let mut team = Team::start(false).await;
+    let mut team = Team::start(support::config().pn_only).await;
     let (ani, citra) = (team.ani.client.clone(), team.citra.client.clone());
     let (ani, citra) = (ani.groups(), citra.groups());
     let code_of = |link: &str| link.rsplit('/').next().unwrap().to_owned();
@@ -281,4 +282,74 @@ async fn what_a_group_was_closed_for_is_opened_again() {
     .await;
     assert!(ani.get_membership_requests(&team.group).await.unwrap().is_empty());
     assert_eq!(budi.add_participants(&team.group, &[Jid::pn(CITRA)]).await.unwrap()[0].error, None);
+}
+
+/// A question about a group whose answer is looked at as it comes: the client adds to it what it knows by itself.
+struct Asked {
+    group: Jid,
+    what: Node,
+}
+
+impl IqSpec for Asked {
+    type Response = Node;
+
+    fn build_iq(&self) -> InfoQuery<'static> {
+        InfoQuery::get("w:g2", self.group.clone(), Some(NodeContent::Nodes(vec![self.what.clone()])))
+    }
+
+    fn parse_response(&self, response: &NodeRef<'_>) -> whatsapp_rust::anyhow::Result<Node> {
+        Ok(response.to_owned())
+    }
+}
+
+/// How people are named who stand under this tag: address, phone number and LID.
+fn named(node: &Node, tag: &str) -> Vec<[Option<String>; 3]> {
+    let attr = |name: &str| node.attrs.get(name).map(|value| value.as_str().into_owned());
+    if node.tag == tag {
+        return vec![["jid", "phone_number", "lid"].map(attr)];
+    }
+    node.children().unwrap_or_default().iter().flat_map(|child| named(child, tag)).collect()
+}
+
+/// How the next notification of this kind names people.
+async fn told(person: &mut Person, kind: &str, tag: &str) -> Vec<[Option<String>; 3]> {
+    let found = person.wait(kind, |event| match event {
+        Event::Notification(node) => node.get_optional_child(kind).map(|what| named(&what.to_owned(), tag)),
+        _ => None,
+    });
+    found.await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_in_a_group_or_asks_to_be_is_named_by_both_addresses() {
+    for pn_only in [false, true] {
+        let mut team = Team::start(pn_only).await;
+        let accounts = team.world.emulator.accounts();
+        let wanted = |phone: &str| {
+            let lid = &accounts.iter().find(|account| account.phone == phone).unwrap().lid;
+            let (phone, lid) = (Some(Jid::pn(phone).to_string()), Some(Jid::lid(lid.as_str()).to_string()));
+            if pn_only { [phone, None, lid] } else { [lid, phone, None] }
+        };
+        let ask = |what: &'static str| Asked { group: team.group.clone(), what: NodeBuilder::new(what).build() };
+        let asked = team.budi.client.execute(ask("query")).await.unwrap();
+        assert_eq!(named(&asked, "participant"), [wanted(ANI), wanted(BUDI)]);
+        assert_eq!(told(&mut team.budi, "create", "participant").await, [wanted(ANI), wanted(BUDI)]);
+        let (ani, citra) = (team.ani.client.clone(), team.citra.client.clone());
+        let (groups, by_citra) = (ani.groups(), citra.groups());
+        groups.add_participants(&team.group, &[Jid::pn(CITRA)]).await.unwrap();
+        assert_eq!(told(&mut team.budi, "add", "participant").await, [wanted(CITRA)]);
+        by_citra.leave(&team.group).await.unwrap();
+        assert_eq!(told(&mut team.budi, "remove", "participant").await, [wanted(CITRA)]);
+
+        groups.set_membership_approval(&team.group, MembershipApprovalMode::On).await.unwrap();
+        let link = groups.get_invite_link(&team.group, false).await.unwrap();
+        by_citra.join_with_invite_code(link.rsplit('/').next().unwrap()).await.unwrap();
+        let asks = told(&mut team.ani, "created_membership_requests", "requested_user").await;
+        assert_eq!(asks, [wanted(CITRA)]);
+        let asking = ani.execute(ask("membership_approval_requests")).await.unwrap();
+        assert_eq!(named(&asking, "membership_approval_request"), [wanted(CITRA)]);
+        by_citra.cancel_membership_requests(&team.group, &[Jid::pn(CITRA)]).await.unwrap();
+        let gone = told(&mut team.ani, "revoked_membership_requests", "participant").await;
+        assert_eq!(gone, [wanted(CITRA)]);
+    }
 }

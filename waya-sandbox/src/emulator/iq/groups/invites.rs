@@ -11,7 +11,7 @@ use super::{
 };
 use crate::emulator::iq::{Answer, Request};
 use crate::emulator::relay::group::{self, Told};
-use crate::emulator::relay::{Namespace, jid_attr, text_attr};
+use crate::emulator::relay::{jid_attr, text_attr};
 use crate::emulator::state::group::MemberChange;
 use crate::emulator::state::{Account, Group, State};
 
@@ -117,7 +117,7 @@ fn enter(request: &Request<'_>, state: &mut State, mut group: Group, asks: bool)
 /// Keeps a group with a fresh request, and tells its admins.
 fn announce_request(request: &Request<'_>, state: &mut State, group: &Group) -> Result<(), Refusal> {
     let account = state.accounts.get(request.phone).ok_or(NOT_FOUND)?;
-    let asking = person("requested_user", account, pn_only(request));
+    let asking = group::person("requested_user", account, pn_only(request));
     let what = NodeBuilder::new("created_membership_requests")
         .attr("request_method", "invite_link")
         .children([asking])
@@ -130,18 +130,13 @@ fn announce_request(request: &Request<'_>, state: &mut State, group: &Group) -> 
     Ok(())
 }
 
-fn person(tag: &'static str, account: &Account, pn_only: bool) -> Node {
-    let node = NodeBuilder::new(tag).attr("jid", group::namespace(pn_only).user(account));
-    if pn_only { node.build() } else { node.attr("phone_number", Namespace::Pn.user(account)).build() }
-}
-
 /// Who asks to be let in, for the admins.
 pub(super) fn requests(request: &Request<'_>) -> Outcome {
     let state = request.session.emulator.state();
     let group = administered(request, &state)?;
     let shown = group.record.requests.iter().filter_map(|asked| {
         let account = state.accounts.get(&asked.phone)?;
-        let mut node = person("membership_approval_request", account, pn_only(request));
+        let mut node = group::person("membership_approval_request", account, pn_only(request));
         node.attrs.insert("request_time", asked.at.to_string());
         node.attrs.insert("request_method", "invite_link");
         Some(node)
@@ -212,7 +207,7 @@ fn turn_away(
             continue;
         }
         gone.push(account.phone().to_owned());
-        shown.push(person("participant", account, pn_only(request)));
+        shown.push(group::person("participant", account, pn_only(request)));
     }
     answers.extend(shown.iter().cloned());
     if !gone.is_empty() {

@@ -13,7 +13,7 @@ use super::{Namespace, queue_for};
 use crate::emulator::GroupInfo;
 use crate::emulator::state::record::{Change, DeviceKey, GroupRecord};
 use crate::emulator::state::{Group, State};
-pub(crate) use show::{describe, participants, preview};
+pub(crate) use show::{describe, participants, person, preview};
 
 /// How groups address their members.
 pub(crate) fn namespace(pn_only: bool) -> Namespace {

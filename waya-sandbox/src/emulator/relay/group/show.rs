@@ -7,7 +7,7 @@ use super::namespace;
 use crate::emulator::relay::Namespace;
 use crate::emulator::relay::fanout::mode;
 use crate::emulator::state::record::Description;
-use crate::emulator::state::{Group, State};
+use crate::emulator::state::{Account, Group, State};
 
 /// A group as its members see it.
 pub(crate) fn describe(state: &State, group: &Group, pn_only: bool) -> Node {
@@ -114,14 +114,18 @@ pub(crate) fn participants(state: &State, group: &Group, phones: &[String], pn_o
         .iter()
         .filter_map(|phone| state.accounts.get(phone))
         .map(|account| {
-            let mut participant = NodeBuilder::new("participant").attr("jid", namespace(pn_only).user(account));
-            if !pn_only {
-                participant = participant.attr("phone_number", Namespace::Pn.user(account));
-            }
+            let mut participant = person("participant", account, pn_only);
             if let Some(rank) = group.rank(account.phone()) {
-                participant = participant.attr("type", rank);
+                participant.attrs.insert("type", rank);
             }
-            participant.build()
+            participant
         })
         .collect()
+}
+
+/// Somebody as groups address their members, with his other address beside it.
+pub(crate) fn person(tag: &'static str, account: &Account, pn_only: bool) -> Node {
+    let (other, address) =
+        if pn_only { ("lid", Namespace::Lid.user(account)) } else { ("phone_number", Namespace::Pn.user(account)) };
+    NodeBuilder::new(tag).attr("jid", namespace(pn_only).user(account)).attr(other, address).build()
 }
