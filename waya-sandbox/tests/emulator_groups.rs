@@ -6,16 +6,20 @@ mod support;
 
 use std::time::Duration;
 
+use support::raw::{Raw, login, noise_key, unpacked};
 use support::{Person, World, until};
 use whatsapp_rust::NodeFilter;
 use whatsapp_rust::wacore::store::traits::ProtocolStore;
 use whatsapp_rust::wacore::types::events::Event;
-use whatsapp_rust::wacore_binary::Jid;
+use whatsapp_rust::wacore_binary::builder::NodeBuilder;
+use whatsapp_rust::wacore_binary::{Jid, marshal};
 use whatsapp_rust::{GroupCreateOptions, GroupParticipantOptions};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
 const CITRA: &str = "6281200000003";
+/// The bit in front of a stanza which says that zlib made it smaller.
+const COMPRESSED: u8 = 2;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_text_reaches_every_member_and_they_confirm_it() {
@@ -62,8 +66,32 @@ async fn a_large_group_comes_compressed_and_whole() {
     }
     let members = [&[ANI.to_owned()], &others[..]].concat();
     let group = world.emulator.ensure_group("Everybody", &members);
-    let known = ani.client.groups().get_metadata(&group.jid.parse::<Jid>().unwrap()).await.unwrap();
+    let jid: Jid = group.jid.parse().unwrap();
+    let known = ani.client.groups().get_metadata(&jid).await.unwrap();
     assert_eq!(known.participants.len(), 201);
+
+    // What the client was sent, before it unpacks it.
+    let keys = noise_key(ani.leave().await).await;
+    let mut raw = Raw::log_in(world.emulator.address(), &keys, &login(ANI, 1)).await;
+    let is_packed = |stanza: &[u8]| stanza[0] & COMPRESSED != 0;
+    assert!(!is_packed(&raw.packed().await.unwrap()), "a short stanza comes as it is");
+    let asks = NodeBuilder::new("iq").attr("id", "how-large").attr("xmlns", "w:g2").attr("type", "get").attr("to", jid);
+    let what = NodeBuilder::new("query").attr("request", "interactive").build();
+    assert!(raw.send_node(&asks.children([what]).build()).await);
+    let answer = async {
+        loop {
+            let packed = raw.packed().await.expect("the connection ended");
+            let node = unpacked(packed.clone());
+            if node.attrs.get("id").is_some_and(|id| id.as_str() == "how-large") {
+                return (packed, node);
+            }
+        }
+    };
+    let (packed, node) = tokio::time::timeout(support::LIMIT, answer).await.expect("no answer came");
+    let group = node.get_optional_child("group").unwrap();
+    assert_eq!(group.get_children_by_tag("participant").count(), 201);
+    let plain = marshal(&node).unwrap().len();
+    assert!(is_packed(&packed) && packed.len() < plain, "{} bytes of {plain}", packed.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,11 @@ pub fn login(phone: &str, device: u32) -> wa::ClientPayload {
     }
 }
 
+/// The stanza of what stands for it on the wire.
+pub fn unpacked(packed: BytesMut) -> Node {
+    unmarshal_ref(&unpack_bytes(packed).unwrap()).unwrap().to_owned()
+}
+
 /// A connection whose handshake may be finished.
 pub struct Raw {
     socket: WebSocketStream<TcpStream>,
@@ -148,14 +153,18 @@ impl Raw {
         self.send_packed(&marshal(node).unwrap()).await
     }
 
-    /// The next stanza; `None` when the connection has ended.
-    pub async fn node(&mut self) -> Option<Node> {
+    /// What stands for the next stanza on the wire: its bytes with the flag in front; `None` when the connection has ended.
+    pub async fn packed(&mut self) -> Option<BytesMut> {
         let mut frame = self.frame().await?;
         let (cipher, counter) = &mut self.ciphers.as_mut().unwrap().reads;
         cipher.decrypt_in_place_with_counter(*counter, &mut frame).unwrap();
         *counter += 1;
-        let plain = unpack_bytes(frame).unwrap();
-        Some(unmarshal_ref(&plain).unwrap().to_owned())
+        Some(frame)
+    }
+
+    /// The next stanza; `None` when the connection has ended.
+    pub async fn node(&mut self) -> Option<Node> {
+        Some(unpacked(self.packed().await?))
     }
 
     /// The next stanza of this name.
