@@ -5,11 +5,8 @@
 
 mod support;
 
-use std::time::Duration;
-
 use support::https::Https;
 use support::{Person, World, until};
-use waya_sandbox::emulator::EmulatorConfig;
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore_binary::Jid;
 
@@ -76,12 +73,7 @@ async fn two_who_change_the_same_collection_at_once_both_get_their_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_device_begins_with_patches_or_with_a_snapshot_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let config = EmulatorConfig {
-        data_dir: Some(folder.path().to_owned()),
-        first_stanza_grace: Duration::ZERO,
-        ..Default::default()
-    };
-    let world = World::with(config).await;
+    let world = World::in_folder(folder.path(), None).await;
     let http = Https::new(&world);
     let desk = world.link_with(ANI, "Ani", &http).await;
     for number in 0..3 {

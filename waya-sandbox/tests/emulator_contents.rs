@@ -4,22 +4,28 @@
 
 mod support;
 
+use support::https::Https;
 use support::{Person, World};
 use waya_sandbox::emulator::EmulatorConfig;
 use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::download::MediaType;
 use whatsapp_rust::features::StatusSendOptions;
+use whatsapp_rust::upload::UploadOptions;
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
 use whatsapp_rust::wacore_binary::{Jid, Server};
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::message::protocol_message::Type;
-use whatsapp_rust::waproto::whatsapp::message::{ContactMessage, ExtendedTextMessage, LocationMessage};
+use whatsapp_rust::waproto::whatsapp::message::{
+    AudioMessage, ContactMessage, DocumentMessage, ExtendedTextMessage, ImageMessage, LocationMessage, StickerMessage,
+    VideoMessage,
+};
 use whatsapp_rust::{NodeFilter, RevokeType, SendOptions};
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
 
 async fn two(pn_only: bool) -> (World, Person, Person) {
-    let world = World::with(EmulatorConfig { pn_only, ..Default::default() }).await;
+    let world = World::with(EmulatorConfig { pn_only, ..support::config() }).await;
     let ani = world.link(ANI, "Ani").await;
     let budi = world.link(BUDI, "Budi").await;
     (world, ani, budi)
@@ -90,6 +96,70 @@ async fn what_is_said_in_one_message_arrives_as_it_was_said() {
             ani.client.send_message_with_options(chat, vanishes, options).await.unwrap();
             let read = |message: &wa::Message| message.get_base_message().text_content().map(ToOwned::to_owned);
             assert_eq!(budi.message(read).await, "gone in a week");
+        }
+    }
+}
+
+/// A message with an uploaded file, and with what else such messages say.
+macro_rules! with_file {
+    ($kind:ident, $uploaded:expr, $($field:ident: $value:expr),* $(,)?) => {{
+        let uploaded = $uploaded;
+        $kind {
+            url: Some(uploaded.url),
+            direct_path: Some(uploaded.direct_path),
+            media_key: Some(uploaded.media_key.to_vec()),
+            file_enc_sha256: Some(uploaded.file_enc_sha256.to_vec()),
+            file_sha256: Some(uploaded.file_sha256.to_vec()),
+            file_length: Some(uploaded.file_length),
+            $($field: Some($value),)*
+            ..Default::default()
+        }
+    }};
+}
+
+/// Sends a message with a file; it arrives as it was sent, and the file with it.
+macro_rules! passes {
+    ($ani:expr, $budi:expr, $chat:expr, $content:expr, $field:ident: $message:expr) => {{
+        let file = $message;
+        let message = wa::Message { $field: MessageField::some(file.clone()), ..Default::default() };
+        send(&$ani, $chat, message).await;
+        let received = $budi.message(|message| message.get_base_message().$field.as_option().cloned()).await;
+        assert_eq!(received, file, "{} in {}", stringify!($field), $chat);
+        assert_eq!($budi.client.download(&received).await.unwrap(), $content);
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_file_arrives_with_its_message_in_chats_and_groups() {
+    for pn_only in [false, true] {
+        let world = World::with(EmulatorConfig { pn_only, ..support::config() }).await;
+        let http = Https::new(&world);
+        let ani = world.link_with(ANI, "Ani", &http).await;
+        let mut budi = world.link_with(BUDI, "Budi", &http).await;
+        for (number, chat) in chats(&world).iter().enumerate() {
+            let content =
+                |kind: u8| -> Vec<u8> { (0..40_000).map(|at| (at % 251) as u8 ^ kind ^ number as u8).collect() };
+            let upload = async |kind: u8, place: MediaType| {
+                ani.client.upload(content(kind), place, UploadOptions::new()).await.unwrap()
+            };
+            let picture = upload(10, MediaType::Image).await;
+            passes!(ani, budi, chat, content(10), image_message: with_file!(ImageMessage, picture,
+                mimetype: "image/jpeg".into(), caption: "look".into(), height: 3, width: 4));
+            let video = upload(20, MediaType::Video).await;
+            passes!(ani, budi, chat, content(20), video_message: with_file!(VideoMessage, video,
+                mimetype: "video/mp4".into(), caption: "it moves".into(), seconds: 7));
+            let loops = upload(30, MediaType::Video).await;
+            passes!(ani, budi, chat, content(30), video_message: with_file!(VideoMessage, loops,
+                mimetype: "video/mp4".into(), gif_playback: true));
+            let voice = upload(40, MediaType::Audio).await;
+            passes!(ani, budi, chat, content(40), audio_message: with_file!(AudioMessage, voice,
+                mimetype: "audio/ogg; codecs=opus".into(), ptt: true, seconds: 3, waveform: vec![1, 50, 99]));
+            let report = upload(50, MediaType::Document).await;
+            passes!(ani, budi, chat, content(50), document_message: with_file!(DocumentMessage, report,
+                mimetype: "application/pdf".into(), file_name: "report.pdf".into(), title: "Report".into()));
+            let sticker = upload(60, MediaType::Sticker).await;
+            passes!(ani, budi, chat, content(60), sticker_message: with_file!(StickerMessage, sticker,
+                mimetype: "image/webp".into(), is_animated: true, height: 512, width: 512));
         }
     }
 }
@@ -167,7 +237,7 @@ async fn a_poll_is_voted_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_is_seen_and_its_author_hears_of_it_in_either_shape() {
     for bare_status_receipts in [false, true] {
-        let world = World::with(EmulatorConfig { bare_status_receipts, ..Default::default() }).await;
+        let world = World::with(EmulatorConfig { bare_status_receipts, ..support::config() }).await;
         let mut ani = world.link(ANI, "Ani").await;
         let mut budi = world.link(BUDI, "Budi").await;
         let lid = world.emulator.accounts()[1].lid.clone();

@@ -12,6 +12,7 @@ use whatsapp_rust::wacore::types::events::Event;
 
 const ANI: &str = "6281200000001";
 const BUDI: &str = "6281200000002";
+const CITRA: &str = "6281200000003";
 
 fn budi() -> FaultTarget {
     FaultTarget::Phone(BUDI.into())
@@ -77,8 +78,7 @@ async fn a_message_is_overtaken_by_the_next_or_comes_late() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_garbled_message_is_asked_for_again() {
     for pn_only in [false, true] {
-        let config = EmulatorConfig { first_stanza_grace: Duration::ZERO, pn_only, ..Default::default() };
-        let world = World::with(config).await;
+        let world = World::with(EmulatorConfig { pn_only, ..support::config() }).await;
         let (mut ani, mut budi) = two(&world).await;
         once(&world, Fault::Garble);
         let id = ani.say(BUDI, "broken").await;
@@ -89,6 +89,38 @@ async fn a_garbled_message_is_asked_for_again() {
         let mended = budi.text().await;
         assert_eq!((mended.text.as_str(), mended.id.as_str()), ("broken", id.as_str()));
         ani.receipt(&id).await;
+    }
+}
+
+/// The first message into a group brings the group's key along, those behind it do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_garbled_group_message_is_asked_for_again_and_opens_once() {
+    for pn_only in [false, true] {
+        let world = World::with(EmulatorConfig { pn_only, ..support::config() }).await;
+        let mut ani = world.link(ANI, "Ani").await;
+        let mut budi_client = world.link(BUDI, "Budi").await;
+        let mut citra = world.link(CITRA, "Citra").await;
+        let group = world.emulator.ensure_group("Team", &[ANI, BUDI, CITRA].map(ToOwned::to_owned));
+        for text in ["with the key", "without it"] {
+            once(&world, Fault::Garble);
+            let id = ani.say(&group.jid, text).await;
+            let unread = |event: &Event| match event {
+                Event::UndecryptableMessage(unread) => Some(unread.info.id.clone()),
+                _ => None,
+            };
+            assert_eq!(budi_client.wait("a message that does not open", unread).await, id);
+            for person in [&mut budi_client, &mut citra] {
+                let received = person.text().await;
+                assert_eq!((&received.text[..], &received.id, &received.chat), (text, &id, &group.jid), "{pn_only}");
+                ani.receipt(&id).await;
+            }
+        }
+        // Behind another message each has what came before it, once.
+        ani.say(&group.jid, "the end").await;
+        for person in [&mut budi_client, &mut citra] {
+            assert_eq!(person.text().await.text, "the end");
+        }
+        assert_eq!(world.emulator.stats().relayed, 3, "a resend for one device is no new message");
     }
 }
 
@@ -158,11 +190,7 @@ async fn a_fault_for_one_device_spares_the_other() {
 async fn a_server_that_starts_anew_has_lost_nothing() {
     let folder = tempfile::tempdir().unwrap();
     for keep in [true, false] {
-        let config = EmulatorConfig {
-            first_stanza_grace: Duration::ZERO,
-            data_dir: keep.then(|| folder.path().to_owned()),
-            ..Default::default()
-        };
+        let config = EmulatorConfig { data_dir: keep.then(|| folder.path().to_owned()), ..support::config() };
         let world = World::with(config).await;
         let (mut ani, budi) = two(&world).await;
         let keys = budi.leave().await;
