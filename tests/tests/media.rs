@@ -12,6 +12,8 @@ use waya_tests::{BUDI, Binary, Options, SITI, World, answer, process, until};
 
 /// A picture of one red pixel.
 const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
+/// The beginning of a recording.
+const MP3: &[u8] = b"ID3\x03\0\0\0\0\0\0\xff\xfb\x90\x64";
 const PDF: &[u8] = b"%PDF-1.4\n1 0 obj<</Type/Pages/Count 3>>endobj\ntrailer<<>>\n%%EOF";
 
 async fn post(world: &World, body: &Value) -> Result<Value> {
@@ -249,7 +251,7 @@ async fn a_group_that_we_are_not_in_is_refused_and_a_table_sends_to_each() -> Re
     Ok(())
 }
 
-/// A server on this machine that has one picture and one page.
+/// A server on this machine that has one picture, one recording and one page.
 async fn web() -> Result<(String, tokio::task::JoinHandle<()>)> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", listener.local_addr()?);
@@ -263,6 +265,7 @@ async fn web() -> Result<(String, tokio::task::JoinHandle<()>)> {
                 let page = b"<head><title>Toko Budi</title><meta name=description content='Buka tiap hari'></head>";
                 let (status, kind, body) = match head.split(' ').nth(1) {
                     Some("/foto.png") => ("200 OK", "image/png", png()),
+                    Some("/lagu.mp3" | "/unduh?id=7") => ("200 OK", "audio/mpeg", MP3.to_vec()),
                     Some("/toko") => ("200 OK", "text/html", page.to_vec()),
                     _ => ("404 Not Found", "text/plain", b"no".to_vec()),
                 };
@@ -302,6 +305,36 @@ async fn addresses_are_fetched_now_or_later_and_links_show_what_is_behind_them()
     assert_eq!((&shown["text"], &shown["preview"]["title"]), (&json!(text), &json!("Toko Budi")));
     post(&world, &json!({"number": BUDI, "message": text, "preview": false})).await?;
     assert_eq!(world.until_received(BUDI, 4).await?["preview"], json!(null));
+    server.abort();
+    Ok(())
+}
+
+/// Sound carries no words. Fetched now or later, they arrive all the same, and once.
+#[tokio::test]
+async fn words_that_a_file_cannot_carry_are_not_lost() -> Result<()> {
+    let world = World::with(Options::default().env("WAYA_NETWORK_ALLOW_HOSTS", "127.0.0.1"))?;
+    let (base, server) = web().await?;
+    // As its address says what it is, the words go behind it, whenever it is fetched.
+    for (fetch, count) in [("now", 2), ("at_send", 4)] {
+        let media = json!({"url": format!("{base}/lagu.mp3"), "fetch": fetch});
+        let sent = post(&world, &json!({"number": BUDI, "message": "dengar", "media": media})).await?;
+        assert_eq!(sent["messages"].as_array().map(Vec::len), Some(2), "{sent}");
+        world.until_received(BUDI, count).await?;
+        let inbox = world.inbox(BUDI).await?;
+        let [.., sound, words] = inbox.as_slice() else { anyhow::bail!("{inbox:?}") };
+        assert_eq!((&sound["kind"], &sound["caption"], &words["text"]), (&json!("audio"), &json!(null), &json!("dengar")));
+    }
+    // Where it shows only as the message leaves, the file goes as a document: that has a place for words.
+    let media = json!({"url": format!("{base}/unduh?id=7"), "fetch": "at_send"});
+    let sent = post(&world, &json!({"number": BUDI, "message": "dengar", "media": media})).await?;
+    assert_eq!(sent["messages"].as_array().map(Vec::len), Some(1), "{sent}");
+    let arrived = world.until_received(BUDI, 5).await?;
+    assert_eq!((&arrived["kind"], &arrived["caption"]), (&json!("document"), &json!("dengar")), "{arrived}");
+    assert_eq!(world.received_file(BUDI, &arrived).await?, MP3);
+    // Without words it is what it is.
+    let media = json!({"url": format!("{base}/unduh?id=7"), "fetch": "at_send"});
+    post(&world, &json!({"number": BUDI, "media": media})).await?;
+    assert_eq!(world.until_received(BUDI, 6).await?["kind"], "audio");
     server.abort();
     Ok(())
 }

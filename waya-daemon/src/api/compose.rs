@@ -3,7 +3,7 @@
 
 use super::recipients::{Form, Target};
 use super::{Api, ApiError};
-use crate::media::MediaError;
+use crate::media::{self, MediaError};
 use crate::model::{
     Body, ChatId, Contact, Content, Location, MAX_MENTIONS, MAX_POLL_OPTION_CHARS, MAX_POLL_OPTIONS,
     MAX_POLL_QUESTION_CHARS, MAX_TEXT_CHARS, MediaHash, MediaHints, Poll, Recipient, Remote,
@@ -347,8 +347,8 @@ fn caption(messages: &mut Vec<Prepared>, text: String, content: &Content) {
     }
     let takes = |one: &&mut Prepared| match &one.content.body {
         Body::Media(attachment) => attachment.kind.has_caption(),
-        // What it is shows when it leaves; sound alone would lose the words.
-        Body::Remote(remote) => !remote.hints.voice,
+        // What it is shows when it leaves; if that is no place for words, it becomes a document.
+        Body::Remote(remote) => !media::seems_wordless(remote),
         _ => false,
     };
     match messages.iter_mut().find(takes) {

@@ -63,17 +63,37 @@ pub(super) fn choose(head: &[u8], hints: &MediaHints) -> Result<Chosen, MediaErr
     if hints.document {
         return plain(MediaKind::Document);
     }
-    match essence(&mimetype) {
-        "image/jpeg" | "image/png" => plain(MediaKind::Image),
-        "image/webp" => plain(MediaKind::Sticker),
-        "image/gif" => {
+    match by_type(&mimetype) {
+        MediaKind::Gif => {
             Ok(Chosen { kind: MediaKind::Gif, mimetype: "video/mp4".to_owned(), convert: Some(Conversion::Gif) })
         }
-        "video/mp4" | "video/3gpp" | "video/quicktime" => plain(MediaKind::Video),
-        "audio/mpeg" | "audio/mp4" | "audio/aac" | "audio/amr" | "audio/ogg" => plain(MediaKind::Audio),
-        // Phones show nothing else than these in place.
-        _ => plain(MediaKind::Document),
+        kind => plain(kind),
     }
+}
+
+fn by_type(mimetype: &str) -> MediaKind {
+    match essence(mimetype) {
+        "image/jpeg" | "image/png" => MediaKind::Image,
+        "image/webp" => MediaKind::Sticker,
+        "image/gif" => MediaKind::Gif,
+        "video/mp4" | "video/3gpp" | "video/quicktime" => MediaKind::Video,
+        "audio/mpeg" | "audio/mp4" | "audio/aac" | "audio/amr" | "audio/ogg" => MediaKind::Audio,
+        // Phones show nothing else than these in place.
+        _ => MediaKind::Document,
+    }
+}
+
+/// What a file is expected to be before its content is there; `None` when nothing tells.
+pub(super) fn expected(hints: &MediaHints, name: Option<&str>) -> Option<MediaKind> {
+    if hints.voice {
+        return Some(MediaKind::Voice);
+    }
+    if hints.document {
+        return Some(MediaKind::Document);
+    }
+    let by_name = || hints.filename.as_deref().or(name).and_then(|name| mime_guess::from_path(name).first_raw());
+    let told = hints.mimetype.as_deref().filter(|told| !told.trim().is_empty()).or_else(by_name)?;
+    normal(told).ok().map(|told| by_type(&told))
 }
 
 /// `type/subtype`, with its parameters, in small letters and by its usual name.

@@ -35,6 +35,7 @@ use crate::net::{FetchError, Fetcher};
 pub use files::{Stored, Writer};
 pub use limits::Limits;
 pub use previews::Shown;
+pub use remote::seems_wordless;
 
 /// A file cannot be taken, or not be made ready. The words follow the name of the field that named it.
 #[derive(Debug, thiserror::Error)]

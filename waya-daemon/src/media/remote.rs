@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::{Media, MediaError};
-use crate::model::{Attachment, MediaHints};
+use super::files::Stored;
+use super::{Media, MediaError, kind};
+use crate::model::{Attachment, MediaHints, Remote};
 use crate::net::{Answer, Limits, Request, Trust};
 
 /// All of a fetch may take this long.
@@ -30,6 +31,25 @@ impl Media {
     /// # Errors
     /// [`MediaError`] when it cannot be had, or cannot be sent.
     pub async fn take_url(&self, url: &str, hints: MediaHints) -> Result<Attachment, MediaError> {
+        let (stored, hints) = self.fetch(url, hints).await?;
+        self.describe(stored, hints).await
+    }
+
+    /// The same of a file that words go with: what can carry none becomes a document, which can.
+    ///
+    /// # Errors
+    /// As [`Media::take_url`].
+    pub async fn take_url_with_words(&self, url: &str, hints: MediaHints) -> Result<Attachment, MediaError> {
+        let (stored, hints) = self.fetch(url, hints).await?;
+        let attachment = self.describe(stored.clone(), hints.clone()).await?;
+        if attachment.kind.has_caption() {
+            return Ok(attachment);
+        }
+        self.describe(stored, MediaHints { voice: false, document: true, ..hints }).await
+    }
+
+    /// The file, and what is known of it beside its content.
+    async fn fetch(&self, url: &str, hints: MediaHints) -> Result<(Stored, MediaHints), MediaError> {
         self.check_url(url)?;
         let limits = self.limits();
         let most = limits.document.max(limits.media);
@@ -45,9 +65,15 @@ impl Media {
         while let Some(piece) = answer.chunk().await.map_err(MediaError::Fetch)? {
             writer.write(&piece)?;
         }
-        let stored = writer.finish().await?;
-        self.describe(stored, hints).await
+        Ok((writer.finish().await?, hints))
     }
+}
+
+/// Whether a file that is fetched later will carry no words, as far as its address and its caller tell.
+#[must_use]
+pub fn seems_wordless(remote: &Remote) -> bool {
+    let path = remote.url.trim().split(['?', '#']).next().unwrap_or_default();
+    kind::expected(&remote.hints, path_name(path).as_deref()).is_some_and(|kind| !kind.has_caption())
 }
 
 /// What the server says of the file stands behind what the caller says.
@@ -106,5 +132,26 @@ mod tests {
         }
         assert_eq!(path_name("/a/foto%20saya.jpg").as_deref(), Some("foto saya.jpg"));
         assert_eq!(path_name("/a/"), None);
+    }
+
+    #[test]
+    fn what_is_no_caption_s_place_shows_in_its_address_or_by_its_caller_s_word() {
+        let remote = |url: &str, hints: MediaHints| Remote { url: url.to_owned(), hints };
+        let none = MediaHints::default;
+        for (wordless, url, hints) in [
+            (true, "https://a.test/lagu.mp3", none()),
+            (true, "https://a.test/stiker.webp?v=2#x", none()),
+            (true, "https://a.test/x", MediaHints { mimetype: Some("audio/mp3".to_owned()), ..none() }),
+            (true, "https://a.test/x", MediaHints { filename: Some("rekaman.m4a".to_owned()), ..none() }),
+            (true, "https://a.test/foto.png", MediaHints { voice: true, ..none() }),
+            (false, "https://a.test/lagu.mp3", MediaHints { document: true, ..none() }),
+            (false, "https://a.test/lagu.mp3", MediaHints { mimetype: Some("image/png".to_owned()), ..none() }),
+            (false, "https://a.test/suara.wav", none()),
+            (false, "https://a.test/foto.png?name=lagu.mp3", none()),
+            (false, "https://a.test/", none()),
+            (false, "", none()),
+        ] {
+            assert_eq!(seems_wordless(&remote(url, hints)), wordless, "{url}");
+        }
     }
 }

@@ -13,7 +13,13 @@ const GONE: &str = "its file is not kept any more (media.keep_days); send it ane
 pub(super) async fn pack(media: &Media, session: &dyn WhatsApp, message: &Message) -> Result<Outgoing, Attempt> {
     let Message { whatsapp_id, chat, text, mut content, .. } = message.clone();
     if let Body::Remote(remote) = &content.body {
-        let fetched = media.take_url(&remote.url, remote.hints.clone()).await;
+        let hints = remote.hints.clone();
+        let fetched = if text.is_empty() {
+            media.take_url(&remote.url, hints).await
+        } else {
+            // It showed only now that there would be no place for the words.
+            media.take_url_with_words(&remote.url, hints).await
+        };
         content.body = Body::Media(fetched.map_err(|problem| unfetched(&problem))?);
     }
     let uploaded = match &content.body {
