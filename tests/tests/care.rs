@@ -68,3 +68,55 @@ async fn a_blast_over_the_cap_says_so_waits_for_midnight_and_can_be_cleared() ->
     assert_eq!(world.message(&late).await?["status"], "cancelled");
     Ok(())
 }
+
+/// WhatsApp's id of what Budi wrote, once it is in the journal.
+async fn written(world: &World, text: &str) -> Result<String> {
+    let (status, answer) = world.admin.post("/say", &json!({"from": BUDI, "text": text})).await?;
+    ensure!(status.is_success(), "{answer}");
+    until("it is in the journal", || async {
+        let (_, page) = world.api.get("/api/events?limit=1000").await?;
+        let events = page["events"].as_array().context("no events")?;
+        let found = events.iter().find(|event| event["message"]["body"] == text);
+        Ok(found.and_then(|event| event["message"]["id"].as_str()).context("not there")?.to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whoever_wants_no_messages_is_answered_when_they_write_again() -> Result<()> {
+    let options = Options::default().env("WAYA_AUTOMATION_OPT_OUT_WORDS", "STOP").env("WAYA_QUEUE_DAILY_CAP", "1");
+    let world = World::with(options.env("WAYA_TIMEZONE", "UTC"))?;
+    let promo = world.accept(BUDI, "Promo").await?;
+    world.until_message(&promo, |message| message["status"] == "sent").await?;
+    let before = written(&world, "Harga?").await?;
+    let stop = written(&world, "STOP").await?;
+    until("Budi is on the list", || async {
+        let list = world.waya_json(&["opt-outs", "list"])?;
+        ensure!(list["optOuts"][0]["number"] == BUDI, "{list}");
+        Ok(())
+    })
+    .await?;
+    // WhatsApp tells whole seconds.
+    world.waya_json(&["sandbox", "clock", "advance", "2s"])?;
+    let later = written(&world, "Jam buka?").await?;
+    for id in [&before, &stop, &promo] {
+        let body = json!({"number": BUDI, "message": "jam 8", "quoted": id});
+        let (status, refused) = world.api.post("/api/send-message", &body).await?;
+        assert_eq!((status.as_u16(), &refused["code"]), (403, &json!("recipient_opted_out")), "{refused}");
+    }
+    assert_eq!(world.waya(&["react", &before, "👍"])?.status.code(), Some(4));
+    assert_eq!(world.waya(&["edit", &promo, "Promo!"])?.status.code(), Some(4));
+    // The day's share is used up; answers leave all the same.
+    let answer = world.waya_json(&["send", BUDI, "jam 8", "--quote", &later, "--priority", "low"])?;
+    let id = answer["id"].as_str().context("no id")?.to_owned();
+    world.until_message(&id, |message| message["ack"] == "read").await?;
+    for deed in [["react", &later, "👍"].as_slice(), &["edit", &id, "jam 9"], &["react", &before], &["revoke", &promo]] {
+        let queued = world.waya_json(deed)?;
+        let id = queued["id"].as_str().context("no id")?.to_owned();
+        world.until_message(&id, |message| message["status"] == "sent").await?;
+    }
+    let inbox = world.inbox(BUDI).await?;
+    assert!(inbox.iter().any(|message| message["text"] == "jam 8" && message["quoted"] == later.as_str()), "{inbox:?}");
+    assert!(inbox.iter().any(|message| message["text"] == "jam 9"), "{inbox:?}");
+    Ok(())
+}

@@ -1,27 +1,29 @@
 //! Care for the account as callers see and steer it: what would fit today, and who wants no more messages.
 
-use super::recipients::Target;
 use super::view::{FitsView, HeldView, OptOutView, OptOutsView};
 use super::{Api, ApiError, RecipientProblem};
 use crate::model::{ChatId, ChatKind, Lane, Recipient, Timestamp};
-use crate::queue::{By, OptOut};
+use crate::queue::{By, Draft, OptOut};
 
 impl Api {
     /// When these would leave, were they accepted now.
-    pub(super) async fn fits(
-        &self,
-        targets: &[Target],
-        lane: Lane,
-        not_before: Option<Timestamp>,
-    ) -> Result<FitsView, ApiError> {
-        let chats: Vec<ChatId> = targets.iter().map(|target| target.chat.clone()).collect();
-        let fits = self.0.queue.fits(&chats, lane, not_before).await?;
-        Ok(FitsView {
-            today: fits.today,
-            later: fits.later,
-            last_leaves_at: fits.last_leaves_at,
-            held: HeldView { cold_contact: fits.strangers },
-        })
+    pub(super) async fn fits(&self, drafts: &[Draft], not_before: Option<Timestamp>) -> Result<FitsView, ApiError> {
+        let (mut today, mut later, mut cold_contact, mut last) = (0, 0, 0, Vec::new());
+        for lane in Lane::ALL {
+            let of_lane = drafts.iter().filter(|draft| draft.lane == lane);
+            let chats: Vec<ChatId> = of_lane.map(|draft| draft.chat.clone()).collect();
+            if chats.is_empty() {
+                continue;
+            }
+            let fits = self.0.queue.fits(&chats, lane, not_before).await?;
+            today += fits.today;
+            later += fits.later;
+            cold_contact += fits.strangers;
+            last.push(fits.last_leaves_at);
+        }
+        // Unless it is known of all of them, nobody knows.
+        let last_leaves_at = last.into_iter().collect::<Option<Vec<_>>>().and_then(|last| last.into_iter().max());
+        Ok(FitsView { today, later, last_leaves_at, held: HeldView { cold_contact } })
     }
 
     /// Everybody who wants no more messages, the newest first.

@@ -1,12 +1,13 @@
 //! What a message is to say, from a caller's words to what the queue keeps: files are taken in, other messages looked
 //! up. One request may make several messages a recipient, since WhatsApp puts one file into each.
 
+use super::found::Found;
 use super::recipients::{Form, Target};
 use super::{Api, ApiError};
 use crate::media::{self, MediaError};
 use crate::model::{
     Body, ChatId, Contact, Content, Location, MAX_MENTIONS, MAX_POLL_OPTION_CHARS, MAX_POLL_OPTIONS,
-    MAX_POLL_QUESTION_CHARS, MAX_TEXT_CHARS, MediaHash, MediaHints, Poll, Recipient, Remote,
+    MAX_POLL_QUESTION_CHARS, MAX_TEXT_CHARS, MediaHash, MediaHints, Poll, Recipient, Remote, Timestamp,
 };
 
 /// The most files of one message.
@@ -145,6 +146,22 @@ impl What {
     }
 }
 
+impl What {
+    /// It takes something back and says nothing.
+    pub(super) fn takes_back(&self) -> bool {
+        matches!(&self.special, Some(Special::Reaction { emoji, .. }) if emoji.is_empty())
+    }
+
+    /// The message it answers or puts an emoji under, as the caller names it, and the field that does.
+    const fn answered(&self) -> Option<(&'static str, &String)> {
+        match (&self.special, &self.quoted) {
+            (Some(Special::Reaction { message, .. }), _) => Some(("reaction.messageId", message)),
+            (None, Some(quoted)) => Some(("quoted", quoted)),
+            (Some(_) | None, _) => None,
+        }
+    }
+}
+
 impl Special {
     const fn field(&self) -> &'static str {
         match self {
@@ -237,6 +254,18 @@ impl Api {
         Ok(prepared)
     }
 
+    /// When the other side's message was sent that this answers, as the journal knows it: the caller's word would let
+    /// anything pass as an answer.
+    pub(super) async fn answered(
+        &self,
+        field: &(impl Fn(&str) -> String + Sync),
+        what: &What,
+        chat: &ChatId,
+    ) -> Result<Option<Timestamp>, ApiError> {
+        let Some((name, id)) = what.answered() else { return Ok(None) };
+        Ok(self.found_in(&field(name), id, &[chat]).await?.written_to_us())
+    }
+
     async fn compose(
         &self,
         field: &(impl Fn(&str) -> String + Sync),
@@ -252,10 +281,15 @@ impl Api {
         }
         let quoted = match quoted {
             None => None,
-            Some(id) => Some(self.quoted(&field("quoted"), &id, chats).await?),
+            Some(id) => Some(self.found_in(&field("quoted"), &id, chats).await?),
         };
-        let content =
-            Content { quoted, mentions: self.mentions(field, &mentions)?, preview: !no_preview, ..Content::default() };
+        let content = Content {
+            answers: quoted.as_ref().and_then(Found::written_to_us),
+            quoted: quoted.as_ref().map(Found::quoted),
+            mentions: self.mentions(field, &mentions)?,
+            preview: !no_preview,
+            ..Content::default()
+        };
         if media.is_empty() {
             return Ok(vec![Prepared { text, content }]);
         }
@@ -330,7 +364,7 @@ impl Api {
             }
             Special::Reaction { message, emoji } => {
                 let found = self.found_in(&field("reaction.messageId"), &message, chats).await?;
-                prepared(emoji, Body::Reaction(found.key()))
+                Prepared { text: emoji, content: found.reaction() }
             }
         })
     }

@@ -6,8 +6,9 @@ use super::found::Found;
 use super::send::{Content, Priority, SendRequest};
 use super::view::SendAnswer;
 use super::{Api, ApiError};
-use crate::model::{Body, Forward, Lane, MAX_TEXT_CHARS, MediaHash, Message, Source};
+use crate::model::{self, Body, Forward, Lane, MAX_TEXT_CHARS, MediaHash, Message, Source};
 use crate::queue::{Accepted, Draft};
+use crate::store::ByPhone;
 
 impl Api {
     /// Puts an emoji under a message, or takes it back when it is empty.
@@ -19,8 +20,7 @@ impl Api {
             return Err(ApiError::field_error("emoji", "is no emoji"));
         }
         let found = self.known(id).await?;
-        let body = Body::Reaction(found.key());
-        self.deed(&found, emoji, body, source).await
+        self.deed(&found, emoji, found.reaction(), source).await
     }
 
     /// Replaces the text of a message of ours.
@@ -41,8 +41,9 @@ impl Api {
         if !message.content.body.is_text() {
             return Err(ApiError::NotPossible("only texts can be edited"));
         }
-        let body = Body::Edit(found.key());
-        self.deed(&found, text, body, source).await
+        // What answered somebody answers them still.
+        let content = model::Content { answers: message.content.answers, ..Body::Edit(found.key()).into() };
+        self.deed(&found, text, content, source).await
     }
 
     /// Takes a message back for everybody. One that has not left yet is cancelled by `DELETE /api/queue/:id`.
@@ -57,8 +58,7 @@ impl Api {
         {
             return Err(ApiError::NotPossible("messages of others can be taken back in groups only, by an admin"));
         }
-        let body = Body::Revoke(found.key());
-        self.deed(&found, String::new(), body, source).await
+        self.deed(&found, String::new(), Body::Revoke(found.key()).into(), source).await
     }
 
     /// Passes a message on.
@@ -90,14 +90,27 @@ impl Api {
         }
     }
 
-    /// Queues what is done to a message, before what else waits for its chat.
-    async fn deed(&self, found: &Found, text: String, body: Body, source: Source) -> Result<SendAnswer, ApiError> {
+    /// Queues what is done to a message, before what else waits for its chat. Those who want no messages get it only
+    /// where it takes something back, or has to do with what they wrote since.
+    async fn deed(
+        &self,
+        found: &Found,
+        text: String,
+        content: model::Content,
+        source: Source,
+    ) -> Result<SendAnswer, ApiError> {
+        let mut chat = found.chat().clone();
+        if !content.takes_back(&text) && self.0.queue.opt_outs().refuses(&chat, content.answers).await? {
+            ByPhone::new(&self.0.store).name(&mut chat).await;
+            return Err(ApiError::RecipientOptedOut { field: "id".to_owned(), number: chat.number().to_owned() });
+        }
+        let lane = if content.is_started(&text) { Lane::High } else { Lane::Reply };
         let draft = Draft {
-            chat: found.chat().clone(),
+            chat,
             text,
-            content: body.into(),
+            lane,
+            content,
             reference_id: None,
-            lane: Lane::High,
             source,
             not_before: None,
         };

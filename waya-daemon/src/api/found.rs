@@ -1,7 +1,9 @@
 //! Other messages that a request speaks of: ours by queue id, reference or WhatsApp's id, theirs by WhatsApp's id.
 
 use super::{Api, ApiError};
-use crate::model::{ChatId, ChatKind, Incoming, MAX_QUOTE_CHARS, Message, MessageKey, Quoted, WhatsAppId};
+use crate::model::{
+    Body, ChatId, ChatKind, Content, Incoming, MAX_QUOTE_CHARS, Message, MessageKey, Quoted, Timestamp, WhatsAppId,
+};
 
 /// A message that was named.
 #[derive(Debug, Clone)]
@@ -31,7 +33,21 @@ impl Found {
         }
     }
 
-    fn quoted(&self) -> Quoted {
+    /// When the other side wrote it; `None` for what we wrote.
+    pub(super) const fn written_to_us(&self) -> Option<Timestamp> {
+        match self {
+            Self::Theirs(incoming) if !incoming.from_me => Some(incoming.timestamp),
+            Self::Theirs(_) | Self::Ours(_) => None,
+        }
+    }
+
+    /// What an emoji under it is.
+    pub(super) fn reaction(&self) -> Content {
+        Content { answers: self.written_to_us(), ..Body::Reaction(self.key()).into() }
+    }
+
+    /// How an answer speaks of it.
+    pub(super) fn quoted(&self) -> Quoted {
         let cut = |text: &str| text.chars().take(MAX_QUOTE_CHARS).collect();
         match self {
             Self::Ours(message) => Quoted { id: message.whatsapp_id.0.clone(), author: None, text: cut(&message.text) },
@@ -86,10 +102,5 @@ impl Api {
             return Err(ApiError::field_error(field.to_owned(), "names a message of another chat"));
         }
         Ok(found)
-    }
-
-    /// The message that is answered.
-    pub(super) async fn quoted(&self, field: &str, id: &str, chats: &[&ChatId]) -> Result<Quoted, ApiError> {
-        Ok(self.found_in(field, id, chats).await?.quoted())
     }
 }

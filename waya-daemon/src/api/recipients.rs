@@ -116,10 +116,21 @@ impl Api {
         Ok(())
     }
 
-    /// Holds the do-not-send list, for `main` too.
-    pub(super) async fn respect_opt_outs(&self, form: Form, targets: &[Target]) -> Result<(), ApiError> {
+    /// Holds the do-not-send list, for `main` too. Answers to what somebody on it wrote since pass.
+    pub(super) async fn respect_opt_outs(
+        &self,
+        form: Form,
+        targets: &[Target],
+        contents: &[What],
+    ) -> Result<(), ApiError> {
+        let opt_outs = self.0.queue.opt_outs();
         for (index, target) in targets.iter().enumerate() {
-            if self.0.queue.opt_outs().has(&target.chat).await? {
+            let (what, content) = (&contents[target.content], target.content);
+            if what.takes_back() || !opt_outs.has(&target.chat).await? {
+                continue;
+            }
+            let answers = self.answered(&|name| form.each_or(content, name), what, &target.chat).await?;
+            if opt_outs.refuses(&target.chat, answers).await? {
                 let number = target.chat.number().to_owned();
                 return Err(ApiError::RecipientOptedOut { field: form.recipient(index), number });
             }

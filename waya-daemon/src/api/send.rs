@@ -147,7 +147,7 @@ impl Api {
         let (form, mut targets, contents) = self.resolve(request.content, request.reference_id)?;
         self.prefer_phones(&mut targets).await?;
         self.admit(form, &targets)?;
-        self.respect_opt_outs(form, &targets).await?;
+        self.respect_opt_outs(form, &targets, &contents).await?;
         self.check_groups(form, &targets).await?;
         let duplicates = if form == Form::Many { sift(&mut targets) } else { Vec::new() };
         let contents = self.prepare(form, contents, &targets).await?;
@@ -156,12 +156,6 @@ impl Api {
             .into_iter()
             .flat_map(|target| contents[target.content].iter().map(move |one| (target.clone(), one)));
         let (lane, not_before) = (request.priority.lane(), request.scheduled_at);
-        if request.dry_run {
-            let targets: Vec<Target> = rows.map(|(target, _)| target).collect();
-            let fits = self.fits(&targets, lane, not_before).await?;
-            let messages = targets.into_iter().map(|target| accepted(target, None)).collect();
-            return Ok(SendAnswer { dry_run: true, fits: Some(fits), ..answer(messages, duplicates) });
-        }
         let (targets, drafts): (Vec<Target>, Vec<Draft>) = rows
             .map(|(target, one)| {
                 let draft = Draft {
@@ -169,13 +163,18 @@ impl Api {
                     text: one.text.clone(),
                     content: one.content.clone(),
                     reference_id: target.reference_id.clone(),
-                    lane,
+                    lane: if one.content.is_started(&one.text) { lane } else { Lane::Reply },
                     source,
                     not_before,
                 };
                 (target, draft)
             })
             .unzip();
+        if request.dry_run {
+            let fits = self.fits(&drafts, not_before).await?;
+            let messages = targets.into_iter().map(|target| accepted(target, None)).collect();
+            return Ok(SendAnswer { dry_run: true, fits: Some(fits), ..answer(messages, duplicates) });
+        }
         let messages = match self.0.queue.enqueue(drafts, idempotency).await? {
             Accepted::Fresh(placed) => {
                 targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()

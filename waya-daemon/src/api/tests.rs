@@ -8,13 +8,15 @@ use std::time::Duration;
 use super::testing::{World, incoming, memory};
 use super::view::EventBodyView;
 use super::{
-    ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, Scopes, SendRequest, WaitFor, ensure_key,
+    ApiError, Content, IdempotencyKey, ListRequest, PersonalMessage, Priority, Scopes, SendRequest, Special, WaitFor,
+    What, ensure_key,
 };
 use crate::bus::BusEvent;
 use crate::model::{
-    Ack, Change, ChatId, EventBody, Incoming, LinkState, ListedChat, MessageId, PairingMethod, PushName, Source,
+    Ack, Change, ChatId, EventBody, Incoming, Lane, LinkState, ListedChat, MessageId, PairingMethod, PushName, Source,
     Status, StatusChanged, Timestamp,
 };
+use crate::queue::By;
 use crate::session::{SessionError, WhatsApp as _};
 use crate::store::Contact;
 
@@ -353,4 +355,135 @@ async fn a_code_that_nobody_scanned_ends_the_linking() {
     world.whatsapp.set_link(LinkState::Unpaired);
     assert_eq!(login.next().await.unwrap().state, "unpaired");
     assert!(login.next().await.is_none());
+}
+
+const BUDI: &str = "6281200000002";
+
+/// So many seconds into the tale.
+const fn second(count: u64) -> Timestamp {
+    Timestamp::from_millis(1_800_000_000_000 + count * 1_000)
+}
+
+/// Budi asks about the price, wants no more messages, and asks about something else later.
+async fn budi_opts_out_and_writes_again(world: &World) {
+    let said = |id: &str, who: &str, at: u64| {
+        let chat = ChatId::phone(who);
+        Incoming { chat: chat.clone(), sender: chat, timestamp: second(at), raw: vec![1], ..incoming(id, "Halo") }
+    };
+    let typed = Incoming { from_me: true, ..said("TYPED", BUDI, 4) };
+    let words = vec![said("PRICE", BUDI, 1), said("STOP", BUDI, 2), said("LATER", BUDI, 3), typed];
+    world.store.journal.record_incoming(words).await.unwrap();
+    world.store.journal.record_incoming(vec![said("OTHER", "6281200000003", 4)]).await.unwrap();
+    let list = world.api.0.queue.opt_outs();
+    list.said(&ChatId::phone(BUDI), true, second(2), By::Person, false).await.unwrap();
+}
+
+async fn opts_in_again(world: &World) {
+    let list = world.api.0.queue.opt_outs();
+    list.said(&ChatId::phone(BUDI), false, second(5), By::Person, false).await.unwrap();
+}
+
+fn quoting(id: &str) -> SendRequest {
+    let message = What { text: "jam 8".to_owned(), quoted: Some(id.to_owned()), ..What::default() };
+    SendRequest { content: Content::One { number: BUDI.to_owned(), message }, ..SendRequest::default() }
+}
+
+async fn lane_of(world: &World, id: MessageId) -> Lane {
+    world.store.outbox.message(id).await.unwrap().unwrap().lane
+}
+
+/// One that was sent before anybody wanted anything.
+async fn sent_before(world: &World) -> String {
+    let id = world.accept(BUDI, "Promo").await;
+    world.change(id, Change::Claim).await;
+    world.change(id, Change::Acked).await;
+    id.to_string()
+}
+
+#[tokio::test]
+async fn who_wants_no_messages_gets_answers_to_what_they_wrote_since() {
+    let world = World::new().await;
+    let ours = sent_before(&world).await;
+    budi_opts_out_and_writes_again(&world).await;
+    for id in ["PRICE", "STOP", "TYPED", &ours] {
+        let refused = world.api.send(quoting(id), Source::Api).await.unwrap_err();
+        assert_eq!((refused.code(), refused.field()), ("recipient_opted_out", Some("number")), "{id}");
+    }
+    for id in ["OTHER", "no such"] {
+        let refused = world.api.send(quoting(id), Source::Api).await.unwrap_err();
+        assert_eq!((refused.code(), refused.field()), ("invalid_field", Some("quoted")), "{id}");
+    }
+    let place = Special::Location { latitude: -6.2, longitude: 106.8, name: None, address: None };
+    let message = What { special: Some(place), quoted: Some("LATER".to_owned()), ..What::default() };
+    let content = Content::One { number: BUDI.to_owned(), message };
+    let refused = world.api.send(SendRequest { content, ..SendRequest::default() }, Source::Api).await.unwrap_err();
+    assert_eq!(refused.code(), "recipient_opted_out", "a place quotes nothing");
+    let low = SendRequest { priority: Priority::Low, ..quoting("LATER") };
+    let answer = world.api.send(low, Source::Api).await.unwrap();
+    assert_eq!(lane_of(&world, answer.id.unwrap()).await, Lane::Reply, "an answer, whatever its priority");
+}
+
+#[tokio::test]
+async fn who_wants_no_messages_sees_nothing_done_but_what_takes_back_or_is_about_later_words() {
+    let world = World::new().await;
+    let ours = sent_before(&world).await;
+    budi_opts_out_and_writes_again(&world).await;
+    let answer = world.api.send(quoting("LATER"), Source::Api).await.unwrap().id.unwrap();
+    world.change(answer, Change::Claim).await;
+    let api = &world.api;
+    let reaction = |id: &str, emoji: &str| {
+        let special = Special::Reaction { message: id.to_owned(), emoji: emoji.to_owned() };
+        let message = What { special: Some(special), ..What::default() };
+        let content = Content::One { number: BUDI.to_owned(), message };
+        api.send(SendRequest { content, ..SendRequest::default() }, Source::Api)
+    };
+    for (refused, field) in [
+        (api.edit(&ours, "Promo!".to_owned(), Source::Cli).await, "id"),
+        (api.react(&ours, "👍".to_owned(), Source::Cli).await, "id"),
+        (api.react("PRICE", "👍".to_owned(), Source::Cli).await, "id"),
+        (reaction("PRICE", "👍").await, "number"),
+        (api.forward("LATER", vec![BUDI.to_owned()], Source::Cli).await, "recipients[0]"),
+    ] {
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.code(), refused.field()), ("recipient_opted_out", Some(field)));
+    }
+    for (accepted, lane) in [
+        (api.react("LATER", "👍".to_owned(), Source::Cli).await, Lane::Reply),
+        (reaction("LATER", "👍").await, Lane::Reply),
+        (api.edit(&answer.to_string(), "jam 9".to_owned(), Source::Cli).await, Lane::Reply),
+        (api.react("PRICE", String::new(), Source::Cli).await, Lane::Reply),
+        (api.react(&ours, String::new(), Source::Cli).await, Lane::Reply),
+        (reaction(&ours, "").await, Lane::Reply),
+        (api.revoke(&ours, Source::Cli).await, Lane::Reply),
+    ] {
+        assert_eq!(lane_of(&world, accepted.unwrap().id.unwrap()).await, lane);
+    }
+    opts_in_again(&world).await;
+    for edit in
+        [api.edit(&ours, "Promo!".to_owned(), Source::Cli).await, api.react(&ours, "👍".to_owned(), Source::Cli).await]
+    {
+        assert_eq!(lane_of(&world, edit.unwrap().id.unwrap()).await, Lane::High);
+    }
+}
+
+#[tokio::test]
+async fn only_what_somebody_wrote_can_be_answered_and_no_limit_holds_that() {
+    let world = World::new().await;
+    budi_opts_out_and_writes_again(&world).await;
+    opts_in_again(&world).await;
+    for (setting, value) in [("queue.daily_cap", "1"), ("queue.delay", "0"), ("queue.jitter", "0")] {
+        world.settings.set(setting, Some(value)).await.unwrap();
+    }
+    let one = |id: &str| {
+        let Content::One { number, message } = quoting(id).content else { panic!("it is one") };
+        PersonalMessage { number, message, reference_id: None }
+    };
+    let each = || Content::Each(["PRICE", "LATER", "TYPED", "TYPED"].map(one).into());
+    let dry = SendRequest { content: each(), dry_run: true, ..SendRequest::default() };
+    let fits = world.api.send(dry, Source::Api).await.unwrap().fits.unwrap();
+    assert_eq!((fits.today, fits.later), (3, 1), "two answers, and one of the two others");
+    let sent = world.api.send(SendRequest { content: each(), ..SendRequest::default() }, Source::Api).await.unwrap();
+    for (message, lane) in sent.messages.iter().zip([Lane::Reply, Lane::Reply, Lane::Normal, Lane::Normal]) {
+        assert_eq!(lane_of(&world, message.id.unwrap()).await, lane);
+    }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::ChatId;
+use super::{ChatId, Timestamp};
 
 /// The most people one message may mention.
 pub const MAX_MENTIONS: usize = 100;
@@ -30,6 +30,9 @@ pub struct Content {
     /// The message it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<Quoted>,
+    /// When the other side's message was sent that this answers or puts an emoji under: it is none that we start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Timestamp>,
     /// Whom the text names with `@`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mentions: Vec<ChatId>,
@@ -47,7 +50,25 @@ const fn yes() -> bool {
 
 impl Default for Content {
     fn default() -> Self {
-        Self { body: Body::Text, quoted: None, mentions: Vec::new(), forwarded: false, preview: true }
+        Self { body: Body::Text, quoted: None, answers: None, mentions: Vec::new(), forwarded: false, preview: true }
+    }
+}
+
+impl Content {
+    /// With this text it is neither an answer nor something taken back: limits hold it.
+    #[must_use]
+    pub const fn is_started(&self, text: &str) -> bool {
+        self.answers.is_none() && !self.takes_back(text)
+    }
+
+    /// With this text it takes something back and says nothing: those who want no messages may get it too.
+    #[must_use]
+    pub const fn takes_back(&self, text: &str) -> bool {
+        match self.body {
+            Body::Revoke(_) => true,
+            Body::Reaction(_) => text.is_empty(),
+            _ => false,
+        }
     }
 }
 
@@ -416,6 +437,7 @@ mod tests {
                 pages: None,
             }),
             quoted: Some(Quoted { id: key.id.clone(), author: key.author.clone(), text: "Halo".to_owned() }),
+            answers: Some(Timestamp::from_millis(1_800_000_000_000)),
             mentions: vec![ChatId::phone("6281200000003")],
             forwarded: true,
             preview: false,

@@ -66,7 +66,7 @@ impl fmt::Display for WhatsAppId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
-    /// Automatic replies.
+    /// What nobody holds: answers to what somebody wrote, and what takes something back.
     Reply,
     /// `priority: high`.
     High,

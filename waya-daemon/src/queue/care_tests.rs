@@ -6,10 +6,12 @@ use jiff::civil::time;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use super::testing::{World, draft, quick};
-use super::{Draft, OPTED_OUT};
+use super::testing::{World, draft, offline, quick};
+use super::{By, Draft, OPTED_OUT};
 use crate::clock::Clock as _;
-use crate::model::{ChatId, Lane, MessageId, NackReason, ReceiptKind, Status, Timestamp};
+use crate::model::{
+    Body, ChatId, Content, Lane, LinkState, MessageId, MessageKey, NackReason, ReceiptKind, Status, Timestamp,
+};
 use crate::session::SendError;
 use crate::session::fake::SendStep;
 use crate::settings::{QuietHours, Snapshot};
@@ -295,4 +297,49 @@ async fn strangers_fit_into_no_day_while_none_may_be_written_to() {
     let chats = [2, 3, 4].map(|person| ChatId::phone(&phone(person)));
     let fits = world.queue.fits(&chats, Lane::Normal, None).await.unwrap();
     assert_eq!((fits.today, fits.later, fits.strangers, fits.last_leaves_at), (1, 0, 2, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_opts_out_gets_what_takes_back_and_answers_to_later_words() {
+    let world = World::new(quick()).await;
+    world.whatsapp.set_link(offline());
+    let at = |seconds: u64| Timestamp::from_millis(1_700_000_000_000 + seconds * 1_000);
+    let key = || MessageKey { id: "A".to_owned(), from_me: true, author: None };
+    let answer = |seconds| Content { answers: Some(at(seconds)), ..Content::default() };
+    let mut ids = Vec::new();
+    for (text, lane, content) in [
+        ("to earlier words", Lane::Reply, answer(1)),
+        ("to the word itself", Lane::Reply, answer(2)),
+        ("to later words", Lane::Reply, answer(3)),
+        ("another text", Lane::High, Body::Edit(key()).into()),
+        ("", Lane::Reply, Body::Revoke(key()).into()),
+        ("", Lane::Reply, Body::Reaction(key()).into()),
+        ("\u{2764}", Lane::Normal, Body::Reaction(key()).into()),
+    ] {
+        ids.push(world.accept_draft(Draft { text: text.to_owned(), content, ..draft(1, lane) }).await);
+    }
+    let budi = ChatId::phone(&phone(1));
+    world.queue.opt_outs().said(&budi, true, at(2), By::Person, false).await.unwrap();
+    world.queue.on_opted_out(budi);
+    // What is known to be of no use fails at once, the rest as it would leave.
+    for id in [ids[3], ids[6]] {
+        world.until(id, |message| message.status == Status::Failed).await;
+    }
+    world.whatsapp.set_link(LinkState::Connected);
+    for count in 1..=3 {
+        world.handed_over(count).await;
+    }
+    for (id, status) in ids.iter().zip([
+        Status::Failed,
+        Status::Failed,
+        Status::Sent,
+        Status::Failed,
+        Status::Sent,
+        Status::Sent,
+        Status::Failed,
+    ]) {
+        let message = world.until(*id, |message| message.status.is_finished()).await;
+        assert_eq!(message.status, status, "{:?}", message.content);
+        assert_eq!(message.error.is_some(), status == Status::Failed);
+    }
 }

@@ -71,6 +71,12 @@ impl Limits {
         }
     }
 
+    /// The same days, with no limits.
+    #[must_use]
+    pub fn lifted(&self) -> Self {
+        Self { cap: 0, warm_up: Vec::new(), hours: None, ..self.clone() }
+    }
+
     /// Other settings, the same count.
     pub fn set(&mut self, settings: &Snapshot) {
         *self = Self { linked_at: self.linked_at, used: self.used, ..Self::new(settings) };

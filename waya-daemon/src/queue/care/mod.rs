@@ -36,16 +36,19 @@ pub struct CareOnTheWay {
 }
 
 impl CareOnTheWay {
-    /// Whether it may leave: its recipient may have opted out since it was accepted.
+    /// Whether it may leave: its recipient may have opted out since it was accepted, and what it answers may have been
+    /// written before that.
     ///
     /// # Errors
     /// When it may not.
     pub async fn allows(&self, ledger: &Ledger, message: &Message) -> Result<(), Attempt> {
-        if message.lane == Lane::Reply {
+        let answers = message.content.answers;
+        let is_automatic = message.lane == Lane::Reply && answers.is_none();
+        if is_automatic || message.content.takes_back(&message.text) {
             return Ok(());
         }
         loop {
-            match self.opt_outs.has(&message.chat).await {
+            match self.opt_outs.refuses(&message.chat, answers).await {
                 Ok(false) => return Ok(()),
                 Ok(true) => return Err(Attempt::Permanent(OPTED_OUT.to_owned())),
                 Err(error) => ledger.wait(&error).await,

@@ -43,6 +43,24 @@ async fn within_one_second_the_order_of_coming_decides() {
 }
 
 #[tokio::test]
+async fn what_was_written_since_may_be_answered_until_the_word_is_said_again() {
+    let (_memory, store) = memory();
+    let list = open(&store).await;
+    assert!(!list.refuses(&budi(), None).await.unwrap());
+    list.said(&budi(), true, at(2), By::Person, false).await.unwrap();
+    for list in [&list, &open(&store).await] {
+        assert!(list.refuses(&budi(), None).await.unwrap());
+        assert!(list.refuses(&budi(), Some(at(2))).await.unwrap(), "the word itself is no question");
+        assert!(!list.refuses(&budi(), Some(at(3))).await.unwrap());
+    }
+    list.said(&budi(), true, at(4), By::Person, false).await.unwrap();
+    assert!(list.refuses(&budi(), Some(at(3))).await.unwrap() && list.refuses(&budi(), Some(at(4))).await.unwrap());
+    assert!(!list.refuses(&budi(), Some(at(5))).await.unwrap());
+    list.said(&budi(), false, at(6), By::Person, false).await.unwrap();
+    assert!(!list.refuses(&budi(), None).await.unwrap());
+}
+
+#[tokio::test]
 async fn phone_and_lid_are_one_person() {
     let (_memory, store) = memory();
     let (list, lid) = (open(&store).await, ChatId::lid("991"));

@@ -2,7 +2,7 @@
 //!
 //! Owns the namespace `opt_outs` of the store and a copy of it in memory. A person is on it by phone and by LID, under
 //! whichever was known. Being taken off is written down too, with its time, so that a word that WhatsApp delivers again
-//! later does not undo it. Nothing wakes it; it never looks at answers.
+//! later does not undo it. Nothing wakes it; it never looks at messages, only at when those were sent that they answer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -106,10 +106,20 @@ impl OptOuts {
     /// # Errors
     /// When the store cannot say who is who.
     pub async fn has(&self, chat: &ChatId) -> Result<bool, StoreError> {
+        self.refuses(chat, None).await
+    }
+
+    /// Whether this person wants nothing of the kind: is on the list, and has written nothing since that it answers.
+    /// `answers`: when the message was sent that it answers.
+    ///
+    /// # Errors
+    /// When the store cannot say who is who.
+    pub async fn refuses(&self, chat: &ChatId, answers: Option<Timestamp>) -> Result<bool, StoreError> {
         if !chat.is_person() || self.0.words.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
             return Ok(false);
         }
-        Ok(self.word(chat).await?.is_some_and(|word| word.out))
+        // The word to stop itself is not later than itself.
+        Ok(self.word(chat).await?.is_some_and(|word| word.out && answers.is_none_or(|at| at <= word.at)))
     }
 
     /// Writes a word down unless a later one is known; whether anything changed. With `repeated`, WhatsApp may have
@@ -129,7 +139,8 @@ impl OptOuts {
         let word = Word { out, at, by };
         match self.word(chat).await? {
             Some(known) if known.at > at || (known.at == at && repeated) => return Ok(false),
-            Some(known) if known.out == out && by == By::Person => return Ok(false),
+            // Said once more, a word to stop counts from then on: what it follows is no question to answer.
+            Some(known) if known.out == out && !out && by == By::Person => return Ok(false),
             None if !out => return Ok(false),
             _ => {}
         }

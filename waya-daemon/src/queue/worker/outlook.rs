@@ -59,7 +59,9 @@ impl Worker {
     /// When so many new ones of this lane would leave, as if the link were up and the queue ran.
     pub(super) fn fits(&self, count: u64, lane: Lane, not_before: Option<Timestamp>) -> Fits {
         let (moment, now) = (Instant::now(), self.now());
-        let (pacing, limits) = (self.pacing(lane, moment, now), &self.care.limits);
+        let pacing = self.pacing(lane, moment, now);
+        let lifted = (lane == Lane::Reply).then(|| self.care.limits.lifted());
+        let limits = lifted.as_ref().unwrap_or(&self.care.limits);
         let later = not_before.filter(|at| *at > now);
         // By then those that wait now have left, as far as anybody can tell.
         let ahead = if later.is_some() { 0 } else { self.state.places(now).ahead_of_a_new_one(lane) };
