@@ -121,7 +121,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A call that is answered at once, or not at all.
 fn call<T>(message: T) -> Request<T> {
+    call_within(message, ANSWER_TIMEOUT)
+}
+
+/// A call that is answered within this time, or not at all.
+fn call_within<T>(message: T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(ANSWER_TIMEOUT);
+    request.set_timeout(timeout);
     request
 }

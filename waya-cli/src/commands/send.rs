@@ -10,13 +10,16 @@ use waya_proto::v1::queue_service_client::QueueServiceClient;
 use waya_proto::v1::{self, SendRequest, SendResponse};
 
 use super::wait::{self, WaitFor};
-use super::{Context, call, files, table, text};
+use super::{ANSWER_TIMEOUT, Context, call_within, files, table, text};
 use crate::args;
 use crate::connect::MAX_ANSWER;
 use crate::error::CliError;
 use crate::exit_code::ExitCode;
 use crate::json;
 use crate::output::{Output, printable};
+
+/// The daemon gives up on a file after two minutes of fetching, and two of converting.
+const A_FILE_TAKES: Duration = Duration::from_secs(250);
 
 /// What `send` takes.
 #[derive(Debug, Args)]
@@ -102,11 +105,12 @@ enum Priority {
 }
 
 pub async fn run(args: SendArgs, context: &mut Context) -> Result<ExitCode, CliError> {
-    let (waiting, timeout, dry_run) = (args.wait, args.timeout, args.dry_run);
+    let (waiting, wait_timeout, dry_run) = (args.wait, args.timeout, args.dry_run);
     let channel = context.daemon().await?;
     let request = request(args, &channel).await?;
     let mut daemon = QueueServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
-    let answer = daemon.send(call(request)).await?.into_inner();
+    let timeout = answer_timeout(&request);
+    let answer = daemon.send(call_within(request, timeout)).await?.into_inner();
     let Some(target) = waiting else {
         let output = &mut context.output;
         if output.json {
@@ -122,11 +126,17 @@ pub async fn run(args: SendArgs, context: &mut Context) -> Result<ExitCode, CliE
         output.flush()?;
     }
     let ids = answer.messages.into_iter().map(|accepted| accepted.id).collect();
-    let outcome = wait::for_all(channel, ids, target, timeout, output).await?;
+    let outcome = wait::for_all(channel, ids, target, wait_timeout, output).await?;
     if output.json {
         output.json(&json::queue::WaitedAnswer::new(outcome.messages, answer.duplicates))?;
     }
     outcome.error.map_or(Ok(ExitCode::Done), Err)
+}
+
+/// How long the daemon may take over it: it fetches and converts the files before it answers.
+fn answer_timeout(request: &SendRequest) -> Duration {
+    let files = request.media.len() + request.personal.iter().map(|personal| personal.media.len()).sum::<usize>();
+    ANSWER_TIMEOUT + A_FILE_TAKES.saturating_mul(u32::try_from(files).unwrap_or(u32::MAX))
 }
 
 /// The request with its files handed over.
@@ -309,6 +319,19 @@ mod tests {
         let file = bare_request(parsed(&["628", "--media", "x.jpg", "--caption", "lihat"])).unwrap();
         assert_eq!(file.message, "lihat");
         assert!(Arguments::try_parse_from(["waya", "send", "628", "--location", "here"]).is_err());
+    }
+
+    #[test]
+    fn the_daemon_has_time_for_every_file() {
+        let mut request = bare_request(parsed(&["628", "Halo"])).unwrap();
+        assert_eq!(answer_timeout(&request), ANSWER_TIMEOUT);
+        request.media = vec![v1::MediaInput::default(); 2];
+        let takes = answer_timeout(&request);
+        assert!(takes >= Duration::from_mins(2 * 4), "{takes:?}");
+        assert_eq!(call_within((), takes).metadata().get("grpc-timeout").unwrap(), "530000m");
+        let personal = v1::PersonalMessage { media: std::mem::take(&mut request.media), ..Default::default() };
+        request.personal = vec![personal; 3];
+        assert!(answer_timeout(&request) >= takes * 2);
     }
 
     #[test]
