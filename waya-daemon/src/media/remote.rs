@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::files::Stored;
 use super::{Media, MediaError, kind};
 use crate::model::{Attachment, MediaHints, Remote};
-use crate::net::{Answer, Limits, Request, Trust};
+use crate::net::{Answer, FetchError, Limits, Request, Trust};
 
 /// All of a fetch may take this long.
 const TAKES_AT_MOST: Duration = Duration::from_mins(2);
@@ -55,14 +55,14 @@ impl Media {
         let most = limits.document.max(limits.media);
         let mut request = Request::get(url.trim(), Trust::Caller);
         request.limits = Limits { total: TAKES_AT_MOST, size: most, ..request.limits };
-        let mut answer = self.0.fetcher.fetch(request).await.map_err(MediaError::Fetch)?;
+        let mut answer = self.0.fetcher.fetch(request).await.map_err(unfetched)?;
         let status = answer.status();
         if !status.is_success() {
             return Err(MediaError::Status(status.as_u16()));
         }
         let hints = told(&answer, hints)?;
         let mut writer = self.writer()?;
-        while let Some(piece) = answer.chunk().await.map_err(MediaError::Fetch)? {
+        while let Some(piece) = answer.chunk().await.map_err(unfetched)? {
             writer.write(&piece)?;
         }
         Ok((writer.finish().await?, hints))
@@ -74,6 +74,16 @@ impl Media {
 pub fn seems_wordless(remote: &Remote) -> bool {
     let path = remote.url.trim().split(['?', '#']).next().unwrap_or_default();
     kind::expected(&remote.hints, path_name(path).as_deref()).is_some_and(|kind| !kind.has_caption())
+}
+
+/// Too large is too large, however a file comes.
+fn unfetched(error: FetchError) -> MediaError {
+    match error {
+        FetchError::TooLarge { limit } => {
+            MediaError::TooLarge { what: "files", limit, setting: "media.max_document_size" }
+        }
+        error => MediaError::Fetch(error),
+    }
 }
 
 /// What the server says of the file stands behind what the caller says.

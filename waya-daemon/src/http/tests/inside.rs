@@ -120,3 +120,19 @@ async fn a_file_that_stops_half_way_is_none() {
     assert!(answer.1["error"].as_str().unwrap().contains("is empty"), "{}", answer.1);
     assert_eq!(door.world.memory.count(), 0);
 }
+
+#[tokio::test]
+async fn a_file_over_the_limit_is_too_large_also_from_an_address() {
+    let door = open().await;
+    door.world.names.then("a.test", "127.0.0.1");
+    door.world.media_limits.send_replace(crate::media::Limits { media: 20, document: 40, download: 40 });
+    let told = b"HTTP/1.1 200 OK\r\ncontent-length: 41\r\n\r\n".to_vec();
+    let chunked = [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n29\r\n".to_vec(), vec![b'x'; 41]].concat();
+    for over in [&told, &chunked] {
+        let server = Scripted::start(&[over], Then::HangsUp).await;
+        let answer = send(&door, &format!("http://a.test:{}/x.png", server.address.port())).await;
+        assert_refused(&answer, 413, "too_large", Some("media"));
+        assert!(answer.1["error"].as_str().unwrap().contains("media.max_document_size"), "{}", answer.1);
+    }
+    assert_eq!(door.world.memory.count(), 0);
+}
