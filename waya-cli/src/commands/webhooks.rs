@@ -46,6 +46,12 @@ pub enum WebhooksCommand {
     Parked(LogsArgs),
     /// Have events that were given up told again, under the same ids
     Redeliver(RedeliverArgs),
+    /// What has an order has this verb; webhooks have none
+    #[command(hide = true)]
+    Move {
+        #[arg(hide = true)]
+        rest: Vec<String>,
+    },
 }
 
 /// Which webhook.
@@ -131,6 +137,12 @@ pub struct RedeliverArgs {
 type Daemon = WebhooksServiceClient<Channel>;
 
 pub async fn run(command: WebhooksCommand, context: &mut Context) -> Result<ExitCode, CliError> {
+    if matches!(command, WebhooksCommand::Move { .. }) {
+        return Err(CliError::usage(
+            "webhooks have no order",
+            "each is told everything by itself; nothing need be moved",
+        ));
+    }
     let mut daemon = WebhooksServiceClient::new(context.daemon().await?);
     let output = &mut context.output;
     match command {
@@ -187,6 +199,8 @@ pub async fn run(command: WebhooksCommand, context: &mut Context) -> Result<Exit
                 output.note(format!("{count} to be told again"))?;
             }
         }
+        // Refused above.
+        WebhooksCommand::Move { .. } => {}
     }
     Ok(ExitCode::Done)
 }
