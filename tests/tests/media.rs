@@ -142,6 +142,15 @@ async fn forms_and_the_command_line_stream_files() -> Result<()> {
     let picture = world.until_received(BUDI, 1).await?;
     assert_eq!((&picture["caption"], world.received_file(BUDI, &picture).await?), (&json!("dari formulir"), png()));
 
+    // In a form as in JSON, `document` says what the files are to be.
+    let part = Part::bytes(png()).file_name("foto.png").mime_str("image/png")?;
+    let form = Form::new().text("number", SITI).text("document", "true").part("file", part);
+    let request = world.api.request(reqwest::Method::POST, "/api/send-message").multipart(form);
+    let (status, body) = answer(request).await?;
+    ensure!(status == StatusCode::ACCEPTED, "{status}: {body}");
+    let document = world.until_received(SITI, 1).await?;
+    assert_eq!((&document["kind"], &document["media"]["filename"]), (&json!("document"), &json!("foto.png")));
+
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("besar.bin");
     let mut file = std::fs::File::create(&path)?;

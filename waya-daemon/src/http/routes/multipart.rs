@@ -67,8 +67,8 @@ impl Form {
     async fn take(&mut self, door: &Door, part: Field<'_>, patience: &mut Patience) -> Result<(), HttpError> {
         let name = part.name().unwrap_or_default().to_owned();
         let filename = part.file_name().map(str::to_owned);
-        let is_file = filename.is_some() || matches!(name.as_str(), "file" | "image" | "video" | "audio" | "document");
-        if is_file || (name == "media" && part.content_type().is_some()) {
+        let has_type = part.content_type().is_some();
+        if is_file(&name, filename.is_some(), has_type) {
             return self.take_file(door, part, filename, patience).await;
         }
         let text = text(&name, part, patience).await?;
@@ -81,7 +81,7 @@ impl Form {
             _ if text.is_empty() => {}
             "caption" => self.set("message", text.into()),
             "voice" => self.hints.voice = flag(&name, &text)?,
-            "document_only" | "as_document" => self.hints.document = flag(&name, &text)?,
+            "document" | "document_only" | "as_document" => self.hints.document = flag(&name, &text)?,
             "filename" => self.hints.filename = Some(text),
             "mimetype" => self.hints.mimetype = Some(text),
             name if LISTS.contains(&name) => self.add(name, &text)?,
@@ -166,6 +166,17 @@ impl Form {
             Content::Each(_) => {}
         }
         Ok(request)
+    }
+}
+
+/// Whether a part is a file, by its name and by what stands above its content.
+fn is_file(name: &str, has_filename: bool, has_type: bool) -> bool {
+    match name {
+        _ if has_filename => true,
+        "file" | "image" | "video" | "audio" => true,
+        // Bare, `document` is the word of the JSON body: whether the files are to be documents.
+        "media" | "document" => has_type,
+        _ => false,
     }
 }
 
