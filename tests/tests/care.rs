@@ -66,6 +66,10 @@ async fn a_blast_over_the_cap_says_so_waits_for_midnight_and_can_be_cleared() ->
     assert_eq!(world.waya(&["queue", "clear", "--status", "pending"])?.status.code(), Some(2), "nobody can be asked");
     assert_eq!(world.waya_json(&["queue", "clear", "--status", "pending", "--yes"])?["cleared"], 1);
     assert_eq!(world.message(&late).await?["status"], "cancelled");
+    // What is finished goes for good.
+    assert_eq!(world.waya_json(&["queue", "clear", "--status", "cancelled", "--yes"])?["cleared"], 1);
+    assert_eq!(world.message(&late).await?["code"], "not_found");
+    assert_eq!(world.waya(&["queue", "clear", "--status", "sending", "--yes"])?.status.code(), Some(2));
     Ok(())
 }
 
@@ -110,7 +114,8 @@ async fn whoever_wants_no_messages_is_answered_when_they_write_again() -> Result
     let answer = world.waya_json(&["send", BUDI, "jam 8", "--quote", &later, "--priority", "low"])?;
     let id = answer["id"].as_str().context("no id")?.to_owned();
     world.until_message(&id, |message| message["ack"] == "read").await?;
-    for deed in [["react", &later, "👍"].as_slice(), &["edit", &id, "jam 9"], &["react", &before], &["revoke", &promo]] {
+    for deed in [["react", &later, "👍"].as_slice(), &["edit", &id, "jam 9"], &["react", &before], &["revoke", &promo]]
+    {
         let queued = world.waya_json(deed)?;
         let id = queued["id"].as_str().context("no id")?.to_owned();
         world.until_message(&id, |message| message["status"] == "sent").await?;

@@ -27,7 +27,7 @@ pub enum QueueCommand {
     Cancel(IdArgs),
     /// Try failed or cancelled messages again
     Retry(IdArgs),
-    /// Take all messages of a status back: all that are pending
+    /// Take back all that are pending, or delete all that are sent, failed or cancelled
     Clear(ClearArgs),
     /// Let nothing leave until `resume`; a restart does not change that
     Pause,
@@ -63,10 +63,36 @@ pub struct ClearArgs {
     yes: bool,
 }
 
-/// Only what has not left can be taken back; what is finished is kept as `queue.keep_days` says.
+/// What is on its way can be neither taken back nor deleted.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Clearable {
     Pending,
+    Sent,
+    Failed,
+    Cancelled,
+}
+
+impl Clearable {
+    const fn proto(self) -> v1::Status {
+        match self {
+            Self::Pending => v1::Status::Pending,
+            Self::Sent => v1::Status::Sent,
+            Self::Failed => v1::Status::Failed,
+            Self::Cancelled => v1::Status::Cancelled,
+        }
+    }
+
+    /// What is asked before, what it is called, and what is told after.
+    const fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Pending => ("Cancel all pending messages?", "cancelling all pending messages", "cancelled"),
+            Self::Sent => ("Delete all sent messages from the queue?", "deleting all sent messages", "deleted"),
+            Self::Failed => ("Delete all failed messages from the queue?", "deleting all failed messages", "deleted"),
+            Self::Cancelled => {
+                ("Delete all cancelled messages from the queue?", "deleting all cancelled messages", "deleted")
+            }
+        }
+    }
 }
 
 /// Which message.
@@ -110,11 +136,11 @@ pub async fn run(command: QueueCommand, context: &mut Context) -> Result<ExitCod
     if let QueueCommand::Show(OneArgs { id }) = command {
         return message::run(MessageArgs::new(id), context).await;
     }
-    if let QueueCommand::Clear(ClearArgs { status: Clearable::Pending, yes }) = command
-        && !yes
-        && !confirm::asked("Cancel all pending messages?", "cancelling all pending messages")?
-    {
-        return Err(CliError::plain(ExitCode::Unexpected, "nothing was done"));
+    if let QueueCommand::Clear(ClearArgs { status, yes: false }) = &command {
+        let (question, what, _) = status.words();
+        if !confirm::asked(question, what)? {
+            return Err(CliError::plain(ExitCode::Unexpected, "nothing was done"));
+        }
     }
     let mut daemon = QueueServiceClient::new(context.daemon().await?).max_decoding_message_size(MAX_ANSWER);
     match command {
@@ -122,13 +148,14 @@ pub async fn run(command: QueueCommand, context: &mut Context) -> Result<ExitCod
         QueueCommand::List(args) => list(args, daemon, context).await,
         QueueCommand::Cancel(IdArgs { ids }) => change(ids, Change::Cancel, daemon, context).await,
         QueueCommand::Retry(IdArgs { ids }) => change(ids, Change::Retry, daemon, context).await,
-        QueueCommand::Clear(_) => {
+        QueueCommand::Clear(ClearArgs { status, .. }) => {
             // However many there are: each is on disk before this ends.
-            let cleared = daemon.clear(Request::new(ClearRequest {})).await?.into_inner().cleared;
+            let request = ClearRequest { status: status.proto().into() };
+            let cleared = daemon.clear(Request::new(request)).await?.into_inner().cleared;
             if context.output.json {
                 context.output.json(&json::queue::Cleared { cleared })?;
             } else {
-                context.output.note(format!("{cleared} cancelled"))?;
+                context.output.note(format!("{cleared} {}", status.words().2))?;
             }
             Ok(ExitCode::Done)
         }
@@ -254,7 +281,7 @@ mod tests {
             &["waya", "queue", "cancel"],
             &["waya", "queue", "list", "--limit", "0"],
             &["waya", "queue", "clear"],
-            &["waya", "queue", "clear", "--status", "sent"],
+            &["waya", "queue", "clear", "--status", "sending"],
         ] {
             assert_eq!(Arguments::try_parse_from(wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
         }

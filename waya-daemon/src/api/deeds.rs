@@ -3,11 +3,11 @@
 
 use super::compose::What;
 use super::found::Found;
-use super::send::{Content, Priority, SendRequest};
+use super::send::{Content, Priority, SendRequest, answer_alone};
 use super::view::SendAnswer;
 use super::{Api, ApiError};
 use crate::model::{self, Body, Forward, Lane, MAX_TEXT_CHARS, MediaHash, Message, Source};
-use crate::queue::{Accepted, Draft};
+use crate::queue::{Accepted, Draft, Known};
 use crate::store::ByPhone;
 
 impl Api {
@@ -105,19 +105,11 @@ impl Api {
             return Err(ApiError::RecipientOptedOut { field: "id".to_owned(), number: chat.number().to_owned() });
         }
         let lane = if content.is_started(&text) { Lane::High } else { Lane::Reply };
-        let draft = Draft {
-            chat,
-            text,
-            lane,
-            content,
-            reference_id: None,
-            source,
-            not_before: None,
-        };
-        let Accepted::Fresh(placed) = self.0.queue.enqueue(vec![draft], None).await? else {
-            return Err(ApiError::IdempotencyConflict);
-        };
-        self.answer_placed(placed).await
+        let draft = Draft { chat: chat.clone(), text, lane, content, reference_id: None, source, not_before: None };
+        let accepted = self.0.queue.enqueue(vec![draft], None).await?;
+        let Accepted::Fresh(placed) = accepted else { return Err(ApiError::IdempotencyConflict) };
+        let Some(placed) = placed.first().copied() else { return Err(ApiError::IdempotencyConflict) };
+        Ok(answer_alone(Known { placed, chat, reference_id: None }))
     }
 }
 

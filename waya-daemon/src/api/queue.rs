@@ -67,11 +67,36 @@ impl Api {
         self.changed(id, changed, ApiError::NotCancellable).await
     }
 
-    /// Takes back all that wait now; what is accepted meanwhile stays, and so does what has left.
+    /// Clears the queue of what stands at `status` now: takes back what waits, removes what is finished. What comes to
+    /// that meanwhile stays.
     ///
     /// # Errors
-    /// The store; what was taken back by then stays so.
-    pub async fn clear_pending(&self) -> Result<ClearView, ApiError> {
+    /// What is on its way cannot be cleared; the store. What was cleared by then stays so.
+    pub async fn clear(&self, status: Status) -> Result<ClearView, ApiError> {
+        match status {
+            Status::Pending => self.clear_pending().await,
+            Status::Sending => {
+                Err(ApiError::field_error("status", "cannot be sending: what is on its way is not cleared"))
+            }
+            Status::Sent | Status::Failed | Status::Cancelled => self.clear_finished(status).await,
+        }
+    }
+
+    /// Nobody finds them by id or reference any more; their events stay, and a repeat of their request queues nothing.
+    async fn clear_finished(&self, status: Status) -> Result<ClearView, ApiError> {
+        let (mut before, mut cleared) = (None, 0);
+        loop {
+            let filter = ListFilter { statuses: vec![status], before, limit: MAX_LIST };
+            let page = self.0.store.outbox.list(filter).await?;
+            let Some(oldest) = page.last() else { return Ok(ClearView { cleared }) };
+            before = Some(oldest.id);
+            let ids = page.iter().map(|message| message.id).collect();
+            cleared += self.0.store.outbox.remove(ids, status).await? as u64;
+        }
+    }
+
+    /// Takes back all that wait now; what is accepted meanwhile stays, and so does what has left.
+    async fn clear_pending(&self) -> Result<ClearView, ApiError> {
         let (mut before, mut cleared) = (None, 0);
         loop {
             let filter = ListFilter { statuses: vec![Status::Pending], before, limit: MAX_LIST };

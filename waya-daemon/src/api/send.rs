@@ -8,7 +8,7 @@ use super::recipients::{Form, Target};
 use super::view::{AcceptedView, SendAnswer};
 use super::{Api, ApiError};
 use crate::model::{Lane, Source, Status, Timestamp};
-use crate::queue::{Accepted, Draft, Placed};
+use crate::queue::{Accepted, Draft, Known, Placed};
 use crate::store::{Enqueued, Idempotency};
 
 /// The most recipients of one request.
@@ -139,7 +139,7 @@ impl Api {
         if let Some(asked) = idempotency.as_ref().filter(|_| !request.dry_run) {
             match self.0.store.outbox.known(asked).await? {
                 // Whatever has changed since: a repeat is not asked for anything.
-                Some(Enqueued::Repeat(placed)) => return self.again(request, placed).await,
+                Some(Enqueued::Repeat(known)) => return self.again(request, known).await,
                 Some(Enqueued::Conflict) => return Err(ApiError::IdempotencyConflict),
                 Some(Enqueued::Fresh) | None => {}
             }
@@ -179,15 +179,15 @@ impl Api {
             Accepted::Fresh(placed) => {
                 targets.into_iter().zip(placed).map(|(target, placed)| accepted(target, Some(placed))).collect()
             }
-            Accepted::Repeat(placed) => self.accepted_before(placed).await?,
+            Accepted::Repeat(known) => accepted_before(known),
             Accepted::Conflict => return Err(ApiError::IdempotencyConflict),
         };
         Ok(answer(messages, duplicates))
     }
 
-    /// The answer to a repeat of a request that was accepted as `placed`.
-    async fn again(&self, request: SendRequest, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
-        let messages = self.accepted_before(placed).await?;
+    /// The answer to a repeat of a request that was accepted as `known`.
+    async fn again(&self, request: SendRequest, known: Vec<Known>) -> Result<SendAnswer, ApiError> {
+        let messages = accepted_before(known);
         let duplicates = match self.resolve(request.content, request.reference_id) {
             Ok((Form::Many, mut targets, _)) => {
                 self.prefer_phones(&mut targets).await?;
@@ -218,29 +218,24 @@ impl Api {
             positions: Vec::new(),
         })
     }
+}
 
-    /// The answer to a request that carries no duplicates.
-    pub(super) async fn answer_placed(&self, placed: Vec<Placed>) -> Result<SendAnswer, ApiError> {
-        Ok(answer(self.accepted_before(placed).await?, Vec::new()))
-    }
+/// The answer to one message that is no recipient's share of a request.
+pub(super) fn answer_alone(message: Known) -> SendAnswer {
+    answer(accepted_before(vec![message]), Vec::new())
+}
 
-    /// The first answer again: what was accepted then was pending then.
-    async fn accepted_before(&self, placed: Vec<Placed>) -> Result<Vec<AcceptedView>, ApiError> {
-        let mut messages = Vec::with_capacity(placed.len());
-        for Placed { id, position } in placed {
-            // Retention may have taken one meanwhile.
-            let Some(message) = self.0.store.outbox.message(id).await? else { continue };
-            messages.push(AcceptedView {
-                id: Some(id),
-                reference_id: message.reference_id,
-                number: message.chat.number().to_owned(),
-                chat_id: message.chat,
-                status: Status::Pending,
-                position,
-            });
-        }
-        Ok(messages)
-    }
+/// The first answer again, whatever became of the rows: what was accepted then was pending then.
+fn accepted_before(known: Vec<Known>) -> Vec<AcceptedView> {
+    let view = |Known { placed: Placed { id, position }, chat, reference_id }| AcceptedView {
+        id: Some(id),
+        reference_id,
+        number: chat.number().to_owned(),
+        chat_id: chat,
+        status: Status::Pending,
+        position,
+    };
+    known.into_iter().map(view).collect()
 }
 
 /// The most messages of one request: recipients times files.

@@ -241,6 +241,37 @@ async fn a_repeat_hears_the_first_answer_though_the_message_is_gone_from_the_que
     assert_ne!(world.api.send(request(), Source::Api).await.unwrap().id, first.id);
 }
 
+#[tokio::test]
+async fn what_is_cleared_is_found_by_nobody_and_a_repeat_hears_the_first_answer() {
+    let world = World::new().await;
+    let each = |number: &str| PersonalMessage {
+        number: number.to_owned(),
+        message: "Halo".into(),
+        reference_id: Some(format!("for {number}")),
+    };
+    let request = || SendRequest {
+        content: Content::Each(vec![each("6281200000002"), each("6281200000003"), each("6281200000004")]),
+        idempotency: Some(key(1)),
+        ..SendRequest::default()
+    };
+    let first = world.api.send(request(), Source::Api).await.unwrap();
+    let ids: Vec<_> = first.messages.iter().map(|message| message.id.unwrap()).collect();
+    for id in &ids[..2] {
+        world.change(*id, Change::Claim).await;
+        world.change(*id, Change::Acked).await;
+    }
+    for (status, cleared) in [(Status::Failed, 0), (Status::Sent, 2), (Status::Pending, 1), (Status::Cancelled, 1)] {
+        assert_eq!(world.api.clear(status).await.unwrap().cleared, cleared, "{status:?}");
+    }
+    assert_eq!(world.api.clear(Status::Sending).await.unwrap_err().field(), Some("status"));
+    for id in [ids[0].to_string(), "for 6281200000002".to_owned()] {
+        assert_eq!(world.api.message(&id).await.unwrap_err().code(), "not_found");
+    }
+    assert_eq!(world.api.queue_list(ListRequest::default()).await.unwrap().messages, Vec::new());
+    assert_eq!(world.api.send(request(), Source::Api).await.unwrap(), first);
+    assert_eq!(world.memory.count(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn all_messages_of_a_reference_are_told_as_they_stand_after_the_wait() {
     let world = World::new().await;

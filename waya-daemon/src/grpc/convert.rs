@@ -31,15 +31,19 @@ const fn status(status: Status) -> v1::Status {
 
 /// The statuses that a caller wants to see.
 pub(super) fn statuses(wanted: &[i32]) -> Result<Vec<Status>, Refused> {
-    let one = |status: &i32| match v1::Status::try_from(*status) {
+    wanted.iter().map(|wanted| status_named("statuses", *wanted)).collect()
+}
+
+/// The status that a caller names in `field`.
+pub(super) fn status_named(field: &'static str, status: i32) -> Result<Status, Refused> {
+    match v1::Status::try_from(status) {
         Ok(v1::Status::Pending) => Ok(Status::Pending),
         Ok(v1::Status::Sending) => Ok(Status::Sending),
         Ok(v1::Status::Sent) => Ok(Status::Sent),
         Ok(v1::Status::Failed) => Ok(Status::Failed),
         Ok(v1::Status::Cancelled) => Ok(Status::Cancelled),
-        Ok(v1::Status::Unspecified) | Err(_) => Err(unknown_value("statuses")),
-    };
-    wanted.iter().map(one).collect()
+        Ok(v1::Status::Unspecified) | Err(_) => Err(unknown_value(field)),
+    }
 }
 
 const fn ack(ack: Ack) -> v1::Ack {

@@ -16,7 +16,7 @@ use super::send::send_request;
 use super::streams::{Answers, answers};
 use super::{convert, media};
 use crate::api::{Api, ApiError, ListRequest, WaitFor};
-use crate::model::Source;
+use crate::model::{self, Source};
 
 /// The service.
 #[derive(Debug)]
@@ -60,8 +60,12 @@ impl QueueService for Queues {
         Ok(Response::new(CancelResponse { message: Some(message) }))
     }
 
-    async fn clear(&self, _: Request<ClearRequest>) -> Result<Response<ClearResponse>, Status> {
-        let cleared = self.api.clear_pending().await?.cleared;
+    async fn clear(&self, request: Request<ClearRequest>) -> Result<Response<ClearResponse>, Status> {
+        let status = match request.into_inner().status {
+            0 => model::Status::Pending,
+            status => convert::status_named("status", status)?,
+        };
+        let cleared = self.api.clear(status).await?.cleared;
         Ok(Response::new(ClearResponse { cleared }))
     }
 

@@ -59,8 +59,8 @@ use crate::model::{
 };
 use crate::session::WhatsApp;
 use crate::settings::Snapshot;
-pub use crate::store::Placed;
 use crate::store::{Batch, ByPhone, Changed, Enqueued, Idempotency, ListFilter, MARKS, OpenMessage, Store, StoreError};
+pub use crate::store::{Known, Placed};
 use gauge::Gauge;
 use ids::IdGenerator;
 use ledger::Ledger;
@@ -93,7 +93,7 @@ pub enum Accepted {
     /// On disk, in the order given.
     Fresh(Vec<Placed>),
     /// The same request was accepted before, and this was the answer.
-    Repeat(Vec<Placed>),
+    Repeat(Vec<Known>),
     /// The idempotency key was used with another body.
     Conflict,
 }
@@ -229,7 +229,7 @@ impl Queue {
                 }
                 Ok(Accepted::Fresh(placed))
             }
-            Enqueued::Repeat(placed) => Ok(Accepted::Repeat(placed)),
+            Enqueued::Repeat(known) => Ok(Accepted::Repeat(known)),
             Enqueued::Conflict => Ok(Accepted::Conflict),
         }
     }

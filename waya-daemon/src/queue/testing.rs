@@ -449,6 +449,10 @@ impl Outbox for Shaky {
         self.inner.counts().await
     }
 
+    async fn remove(&self, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError> {
+        self.inner.remove(ids, status).await
+    }
+
     async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError> {
         self.inner.prune(keep, now).await
     }

@@ -12,8 +12,8 @@ use super::{
     ListFilter, OpenMessage, Outbox, Page, Store, StoreError, Webhooks,
 };
 use crate::model::{
-    Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Notice, Timestamp, Webhook, WebhookId,
-    WhatsAppId,
+    Change, ChatId, Cursor, EventBody, Incoming, ListedChat, Message, MessageId, Notice, Status, Timestamp, Webhook,
+    WebhookId, WhatsAppId,
 };
 
 /// When the call fails.
@@ -152,6 +152,10 @@ impl Outbox for Failing {
 
     async fn counts(&self) -> Result<Counts, StoreError> {
         through!(self, outbox.counts())
+    }
+
+    async fn remove(&self, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError> {
+        through!(self, outbox.remove(ids, status))
     }
 
     async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError> {

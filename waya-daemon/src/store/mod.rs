@@ -80,13 +80,36 @@ pub struct Placed {
     pub position: u64,
 }
 
+/// A message of a request that was accepted before, as its first answer named it: the row itself may be gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Which one, and where it stood.
+    pub placed: Placed,
+    /// Where it goes.
+    pub chat: ChatId,
+    /// The caller's own id.
+    pub reference_id: Option<String>,
+}
+
+impl Known {
+    /// Of one that is accepted now.
+    #[must_use]
+    pub fn new(message: &NewMessage, position: u64) -> Self {
+        Self {
+            placed: Placed { id: message.id, position },
+            chat: message.chat.clone(),
+            reference_id: message.reference_id.clone(),
+        }
+    }
+}
+
 /// What became of a [`Batch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enqueued {
     /// On disk.
     Fresh,
     /// The same request was accepted before; this was answered then, and nothing was queued now.
-    Repeat(Vec<Placed>),
+    Repeat(Vec<Known>),
     /// The key was used with another body; nothing was queued.
     Conflict,
 }
@@ -225,6 +248,9 @@ pub trait Outbox: Debug + Send + Sync {
     async fn list(&self, filter: ListFilter) -> Result<Vec<Message>, StoreError>;
     /// How many stand where; cheap.
     async fn counts(&self) -> Result<Counts, StoreError>;
+    /// Removes those of these rows that stand at `status`, which must be a finished one, in one transaction; how many
+    /// went. What is remembered of their requests, and their events, stay.
+    async fn remove(&self, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError>;
     /// Removes finished rows (and old idempotency records) that retention does not keep, a bounded number a call;
     /// how many went.
     async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError>;

@@ -13,8 +13,8 @@ use crate::model::{
 };
 use crate::store::webhooks::{Delivery, NoticeFilter, Place, Settled, Settlement, StandingWebhook, Unsettled};
 use crate::store::{
-    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues,
-    ListFilter, OpenMessage, Outbox, Page, Placed, Store, StoreError, StoreHealth, Webhooks,
+    AddressBook, Batch, Changed, ChatList, Contact, Counts, Enqueued, Idempotency, Journal, Keep, KeyValues, Known,
+    ListFilter, OpenMessage, Outbox, Page, Store, StoreError, StoreHealth, Webhooks,
 };
 
 /// Rows in memory; refuses everything while `down`.
@@ -30,7 +30,7 @@ pub struct Memory {
 struct Rows {
     messages: Vec<Message>,
     rosters: HashMap<MessageId, Roster>,
-    idempotency: Vec<(Idempotency, Vec<Placed>)>,
+    idempotency: Vec<(Idempotency, Vec<Known>)>,
     events: Vec<Event>,
     contacts: Vec<Contact>,
     chats: Vec<ListedChat>,
@@ -50,8 +50,8 @@ struct Hook {
 
 impl Rows {
     fn known(&self, asked: &Idempotency) -> Option<Enqueued> {
-        let (old, placed) = self.idempotency.iter().find(|(old, _)| old.key == asked.key)?;
-        Some(if old.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict })
+        let (old, known) = self.idempotency.iter().find(|(old, _)| old.key == asked.key)?;
+        Some(if old.body == asked.body { Enqueued::Repeat(known.clone()) } else { Enqueued::Conflict })
     }
 }
 
@@ -97,9 +97,9 @@ impl Outbox for Memory {
             if let Some(known) = rows.known(&new) {
                 return Ok(known);
             }
-            let ids = batch.messages.iter().map(|message| message.id);
-            let placed = ids.zip(&new.positions).map(|(id, position)| Placed { id, position: *position }).collect();
-            rows.idempotency.push((new, placed));
+            let placed = batch.messages.iter().zip(&new.positions);
+            let known = placed.map(|(message, position)| Known::new(message, *position)).collect();
+            rows.idempotency.push((new, known));
         }
         rows.messages.extend(batch.messages.into_iter().map(Message::from));
         Ok(Enqueued::Fresh)
@@ -180,6 +180,13 @@ impl Outbox for Memory {
             failed: count(Status::Failed),
             cancelled: count(Status::Cancelled),
         })
+    }
+
+    async fn remove(&self, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError> {
+        let mut rows = self.rows()?;
+        let before = rows.messages.len();
+        rows.messages.retain(|message| message.status != status || !ids.contains(&message.id));
+        Ok(before - rows.messages.len())
     }
 
     async fn prune(&self, _keep: Keep, _now: Timestamp) -> Result<usize, StoreError> {

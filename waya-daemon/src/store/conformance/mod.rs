@@ -45,7 +45,8 @@ macro_rules! conformance_suite {
                 changes_are_journalled_but_claims_are_not, an_incoming_message_is_found_by_its_id,
                 pages_go_on_where_they_stopped, newest_moves_with_appends;
             retention: what_is_young_or_among_the_newest_stays, what_is_open_holds_nothing_back, forgotten_requests_go,
-                old_events_go_and_cursors_go_on, what_was_pruned_leaves_nothing_behind;
+                old_events_go_and_cursors_go_on, what_was_pruned_leaves_nothing_behind,
+                what_is_cleared_goes_and_its_request_is_remembered;
             contacts: nobody_is_nobody, phone_and_lid_become_one, two_rows_become_one, a_new_lid_replaces_the_old_one,
                 a_merge_leaves_no_old_lid_behind,
                 the_later_word_on_registration_wins, the_newest_name_wins, who_wrote_in_private_is_known;

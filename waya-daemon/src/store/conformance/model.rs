@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::model::{Ack, Change, Incoming, Message, MessageId, PushName, Status, StatusChanged, Timestamp, WhatsAppId};
-use crate::store::{Batch, Changed, Contact, Counts, Enqueued, Idempotency, Keep, ListFilter, Placed};
+use crate::store::{Batch, Changed, Contact, Counts, Enqueued, Idempotency, Keep, Known, ListFilter};
 
 /// All rows. The operations are those of the traits, at once and infallible.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     messages: BTreeMap<MessageId, Message>,
     claimed: BTreeMap<WhatsAppId, MessageId>,
-    requests: BTreeMap<[u8; 32], (Idempotency, Vec<Placed>)>,
+    requests: BTreeMap<[u8; 32], (Idempotency, Vec<Known>)>,
     /// What the journal holds, without cursors.
     pub events: Vec<(Timestamp, ModelEvent)>,
     contacts: Vec<Contact>,
@@ -32,9 +32,9 @@ impl Model {
             if let Some(known) = self.known(asked) {
                 return known;
             }
-            let ids = batch.messages.iter().map(|message| message.id);
-            let placed = ids.zip(&asked.positions).map(|(id, position)| Placed { id, position: *position }).collect();
-            self.requests.insert(asked.key, (asked.clone(), placed));
+            let placed = batch.messages.iter().zip(&asked.positions);
+            let known = placed.map(|(message, position)| Known::new(message, *position)).collect();
+            self.requests.insert(asked.key, (asked.clone(), known));
         }
         self.messages.extend(batch.messages.iter().map(|new| (new.id, Message::from(new.clone()))));
         Enqueued::Fresh
@@ -42,8 +42,8 @@ impl Model {
 
     /// As [`crate::store::Outbox::known`].
     pub fn known(&self, asked: &Idempotency) -> Option<Enqueued> {
-        let (known, placed) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at)?;
-        Some(if known.body == asked.body { Enqueued::Repeat(placed.clone()) } else { Enqueued::Conflict })
+        let (request, known) = self.requests.get(&asked.key).filter(|(k, _)| k.at.plus(k.keep) > asked.at)?;
+        Some(if request.body == asked.body { Enqueued::Repeat(known.clone()) } else { Enqueued::Conflict })
     }
 
     /// As [`crate::store::Outbox::change`].
@@ -71,6 +71,18 @@ impl Model {
             self.events.push((now, ModelEvent::Status(changed)));
         }
         Changed::Yes(Box::new(message.clone()))
+    }
+
+    /// As [`crate::store::Outbox::remove`].
+    pub fn remove(&mut self, ids: &[MessageId], status: Status) -> usize {
+        let before = self.messages.len();
+        for id in ids {
+            if let Some(message) = self.messages.get(id).filter(|message| message.status == status) {
+                self.claimed.remove(&message.whatsapp_id);
+                self.messages.remove(id);
+            }
+        }
+        before - self.messages.len()
     }
 
     /// As [`crate::store::Outbox::prune`], all of it at once.

@@ -7,7 +7,9 @@ use crate::model::{
     Ack, Attachment, Body, Change, ChatId, Content, Lane, Location, MediaHash, MediaKind, Message, MessageId,
     NewMessage, ReceiptKind, Refusal, Roster, Source, Status, Typing, WhatsAppId,
 };
-use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Placed, Store};
+use crate::store::{
+    Batch, Changed, Counts, Enqueued, Idempotency, Keep, Known, ListFilter, OpenMessage, Placed, Store,
+};
 
 fn idempotency(key: u8, body: u8, seconds: u64) -> Idempotency {
     let keep = Duration::from_secs(100);
@@ -16,7 +18,12 @@ fn idempotency(key: u8, body: u8, seconds: u64) -> Idempotency {
 
 /// What a repeat of a request with that key hears.
 fn placed(ids: &[MessageId]) -> Enqueued {
-    Enqueued::Repeat((7..).zip(ids).map(|(position, id)| Placed { id: *id, position }).collect())
+    let known = |(position, id): (u64, &MessageId)| Known {
+        placed: Placed { id: *id, position },
+        chat: message("", at(1)).chat,
+        reference_id: None,
+    };
+    Enqueued::Repeat((7..).zip(ids).map(known).collect())
 }
 
 async fn change(store: &Store, id: MessageId, change: Change, seconds: u64) -> Message {

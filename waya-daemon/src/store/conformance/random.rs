@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::model::{Model, ModelEvent};
 use super::{at, chat, incoming, message};
-use crate::model::{Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, PushName, ReceiptKind, Roster};
+use crate::model::{
+    Change, ChatId, Cursor, EventBody, Incoming, MessageId, NewMessage, PushName, ReceiptKind, Roster, Status,
+};
 use crate::store::{Batch, Contact, Idempotency, Keep, ListFilter, Store};
 
 /// One operation. Numbers choose among what there is.
@@ -29,6 +31,8 @@ pub enum Step {
     Incoming(u8, usize, Addressed),
     /// Something is learnt of somebody.
     Learn(Option<u8>, Option<u8>, Option<u8>),
+    /// From one of the messages on, all that stand at a status are removed.
+    Remove(usize, Status),
     /// Retention: so many seconds, so many newest.
     Prune(u64, usize),
     /// The store is closed and opened again.
@@ -62,8 +66,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (prop::option::of(0_u8..4), prop::option::of(0_u8..4), prop::option::of(0_u8..4))
             .prop_map(|(phone, lid, name)| Step::Learn(phone, lid, name)),
         1 => (0_u64..60, 0_usize..10).prop_map(|(age, newest)| Step::Prune(age, newest)),
+        1 => (any::<usize>(), finished()).prop_map(|(first, status)| Step::Remove(first, status)),
         1 => Just(Step::Reopen),
     ]
+}
+
+fn finished() -> impl Strategy<Value = Status> {
+    prop_oneof![Just(Status::Sent), Just(Status::Failed), Just(Status::Cancelled)]
 }
 
 fn addressed() -> impl Strategy<Value = Addressed> {
@@ -143,6 +152,10 @@ pub async fn compare(steps: Vec<Step>, mut store: Store, mut reopen: impl AsyncF
                 assert_eq!(store.contacts.learn(vec![contact]).await, Ok(()));
             }
             Step::Learn(..) => {}
+            Step::Remove(first, status) => {
+                let some = ids[first % ids.len().max(1)..].to_vec();
+                assert_eq!(store.outbox.remove(some.clone(), status).await, Ok(model.remove(&some, status)));
+            }
             Step::Prune(age, newest) => {
                 let keep = Keep { age: Duration::from_secs(age), newest };
                 assert_eq!(store.outbox.prune(keep, now).await, Ok(model.prune(keep, now)));

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{at, enqueued, incoming, message};
-use crate::model::{Change, ChatId, Cursor, Incoming, MessageId, NewMessage};
-use crate::store::{Batch, Enqueued, Idempotency, Keep, ListFilter, Store};
+use super::{at, enqueued, incoming, message, new_id};
+use crate::model::{Change, ChatId, Cursor, Incoming, MessageId, NewMessage, Status};
+use crate::store::{Batch, Counts, Enqueued, Idempotency, Keep, Known, ListFilter, Store};
 
 const fn keep(seconds: u64, newest: usize) -> Keep {
     Keep { age: Duration::from_secs(seconds), newest }
@@ -109,4 +109,40 @@ pub async fn what_was_pruned_leaves_nothing_behind(store: &Store) {
         assert_eq!(recorded, Ok(vec![true]), "it is forgotten with its event, under either address");
         store.journal.prune_events(keep(0, 0), at(60)).await.unwrap();
     }
+}
+
+pub async fn what_is_cleared_goes_and_its_request_is_remembered(store: &Store) {
+    let asked = |seconds| Idempotency {
+        key: [1; 32],
+        body: [1; 32],
+        at: at(seconds),
+        keep: Duration::from_secs(100),
+        positions: vec![3, 4, 5],
+    };
+    let new = |text: &str| NewMessage { reference_id: Some("r".to_owned()), ..message(text, at(1)) };
+    let messages = vec![new("sent"), new(&"x".repeat(20_000)), new("pending")];
+    let known: Vec<Known> = messages.iter().zip(3..).map(|(one, position)| Known::new(one, position)).collect();
+    let [sent, failed, pending] = [0, 1, 2].map(|nth: usize| messages[nth].id);
+    let batch = Batch { messages, idempotency: Some(asked(1)) };
+    assert_eq!(store.outbox.enqueue(batch).await, Ok(Enqueued::Fresh));
+    for (id, change) in [
+        (sent, Change::Claim),
+        (sent, Change::Acked),
+        (failed, Change::Failed { reason: "no".to_owned() }),
+        (pending, Change::Claim),
+    ] {
+        store.outbox.change(id, change, at(2)).await.unwrap();
+    }
+    let events = store.journal.after(Cursor(0), 10).await.unwrap().events;
+    let all = || vec![sent, failed, pending, new_id(at(3))];
+    for (status, count) in [(Status::Sent, 1), (Status::Sent, 0), (Status::Failed, 1), (Status::Cancelled, 0)] {
+        assert_eq!(store.outbox.remove(all(), status).await, Ok(count), "{status:?}");
+    }
+    assert_eq!(store.outbox.remove(all(), Status::Sending).await, Ok(0), "what is open stays, whatever is asked");
+    assert_eq!(store.outbox.message(sent).await, Ok(None));
+    let left: Vec<_> = store.outbox.by_reference("r", 10).await.unwrap().into_iter().map(|one| one.id).collect();
+    assert_eq!(left, [pending]);
+    assert_eq!(store.outbox.counts().await, Ok(Counts { sending: 1, ..Counts::default() }));
+    assert_eq!(store.journal.after(Cursor(0), 10).await.unwrap().events, events);
+    assert_eq!(store.outbox.known(&asked(3)).await, Ok(Some(Enqueued::Repeat(known))));
 }

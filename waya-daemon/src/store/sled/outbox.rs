@@ -11,14 +11,16 @@ use super::engine::Engine;
 use super::events;
 use super::group::Group;
 use super::prune;
-use super::records::{IdempotencyRecord, RosterRecord, cut};
+use super::records::{IdempotencyRecord, NamedRecord, RosterRecord, cut};
 use super::rows::{Rows, Stored};
 use super::shared::{ReadError, Shared};
 use super::trees::{Tree, message_id, message_key, reference_key, reference_prefix};
 use crate::model::{
     Ack, Change, EventBody, MediaHash, Message, MessageId, Roster, Status, StatusChanged, Timestamp, Typing, WhatsAppId,
 };
-use crate::store::{Batch, Changed, Counts, Enqueued, Idempotency, Keep, ListFilter, OpenMessage, Outbox, StoreError};
+use crate::store::{
+    Batch, Changed, Counts, Enqueued, Idempotency, Keep, Known, ListFilter, OpenMessage, Outbox, StoreError,
+};
 
 /// Longer texts, in bytes, lie in body files; what else a record holds fits beside this.
 const MAX_INLINE_TEXT: usize = 6 * 1024;
@@ -112,6 +114,10 @@ impl Outbox for Rows {
         self.0.read(|_| Ok(self.0.counters().statuses))
     }
 
+    async fn remove(&self, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError> {
+        prune::named(&self.0, ids, status).await
+    }
+
     async fn prune(&self, keep: Keep, now: Timestamp) -> Result<usize, StoreError> {
         prune::messages(&self.0, keep, now).await
     }
@@ -157,8 +163,13 @@ impl Prepared {
     async fn new(shared: &std::sync::Arc<Shared>, batch: Batch) -> Result<Self, StoreError> {
         let mut long: HashMap<BodyHash, (Vec<u8>, u64)> = HashMap::new();
         let mut rows = Vec::with_capacity(batch.messages.len());
-        let mut ids = Vec::with_capacity(if batch.idempotency.is_some() { batch.messages.len() * 16 } else { 0 });
+        let repeatable = if batch.idempotency.is_some() { batch.messages.len() } else { 0 };
+        let (mut ids, mut named) = (Vec::with_capacity(repeatable * 16), Vec::with_capacity(repeatable));
         for new in batch.messages {
+            if repeatable > 0 {
+                ids.extend_from_slice(new.id.0.as_bytes());
+                named.push(NamedRecord::of(&new));
+            }
             let mut message = Message::from(new);
             let body = (message.text.len() > MAX_INLINE_TEXT).then(|| {
                 let text = std::mem::take(&mut message.text).into_bytes();
@@ -166,9 +177,6 @@ impl Prepared {
                 long.entry(hash).or_insert((text, 0)).1 += 1;
                 hash
             });
-            if batch.idempotency.is_some() {
-                ids.extend_from_slice(message.id.0.as_bytes());
-            }
             let (id, key) = (message.id, message_key(message.id));
             let reference = message.reference_id.as_deref().map(|reference| reference_key(reference, id));
             rows.push(Row { id, key, record: Stored { message, body }.write(), reference });
@@ -177,7 +185,7 @@ impl Prepared {
         let bodies = shared.store_bodies(texts).await?.into_iter().zip(times).collect();
         let idempotency = match batch.idempotency {
             None => None,
-            Some(asked) => Some(Request::new(shared, asked, ids).await?),
+            Some(asked) => Some(Request::new(shared, asked, ids, named).await?),
         };
         Ok(Self { rows, bodies, idempotency })
     }
@@ -210,13 +218,19 @@ impl Prepared {
 }
 
 impl Request {
-    async fn new(shared: &std::sync::Arc<Shared>, mut asked: Idempotency, ids: Vec<u8>) -> Result<Self, StoreError> {
+    async fn new(
+        shared: &std::sync::Arc<Shared>,
+        mut asked: Idempotency,
+        ids: Vec<u8>,
+        named: Vec<NamedRecord>,
+    ) -> Result<Self, StoreError> {
         let until = asked.at.plus(asked.keep).as_millis();
         let stored = IdempotencyRecord {
             body: asked.body.to_vec(),
             until,
             ids,
             positions: std::mem::take(&mut asked.positions),
+            named,
         };
         let payload = prost::Message::encode_to_vec(&stored);
         if payload.len() <= MAX_PAYLOAD {
@@ -356,10 +370,28 @@ fn remembered(
     let Some(record) = group.get(Tree::Idempotency, key)? else { return Ok((None, None)) };
     // One that cannot be read is as good as none: refusing the key for ever would help nobody.
     let known = group.payload(key, &record)?.and_then(|payload| IdempotencyRecord::read(&payload).ok());
-    let known = known.filter(|known| known.until > asked.at.as_millis());
-    let answer =
-        known.map(|known| if known.body == asked.body { Enqueued::Repeat(known.placed()) } else { Enqueued::Conflict });
+    let answer = match known.filter(|known| known.until > asked.at.as_millis()) {
+        None => None,
+        Some(known) if known.body == asked.body => Some(Enqueued::Repeat(messages_of(group, &known)?)),
+        Some(_) => Some(Enqueued::Conflict),
+    };
     Ok((Some(record), answer))
+}
+
+/// The messages of a request, as its first answer named them.
+fn messages_of(group: &mut Group<'_>, request: &IdempotencyRecord) -> Result<Vec<Known>, StoreError> {
+    let mut known = Vec::with_capacity(request.named.len());
+    for (nth, placed) in request.placed().into_iter().enumerate() {
+        let named = match request.named.get(nth) {
+            Some(named) => named.read().ok(),
+            None => group
+                .get(Tree::Messages, &message_key(placed.id))?
+                .and_then(|record| Stored::read(placed.id, &record).ok())
+                .map(|stored| (stored.message.chat, stored.message.reference_id)),
+        };
+        known.extend(named.map(|(chat, reference_id)| Known { placed, chat, reference_id }));
+    }
+    Ok(known)
 }
 
 /// A message of a list; one that cannot be read is set aside, reported and counted, and the list goes on.

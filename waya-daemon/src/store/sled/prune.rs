@@ -1,4 +1,4 @@
-//! Retention: what is old and not among the newest goes, a bounded number a call.
+//! What goes: by retention what is old and not among the newest, a bounded number a call; and what somebody names.
 
 use std::sync::{Arc, PoisonError};
 
@@ -10,8 +10,8 @@ use super::group::Group;
 use super::records::IdempotencyRecord;
 use super::rows::Stored;
 use super::shared::{ReadError, Shared};
-use super::trees::{Tree, incoming_key, message_id, number, reference_key, seen_keys};
-use crate::model::{Cursor, EventBody, Timestamp};
+use super::trees::{Tree, incoming_key, message_id, message_key, number, reference_key, seen_keys};
+use crate::model::{Cursor, EventBody, MessageId, Status, Timestamp};
 use crate::store::{Keep, StoreError};
 
 /// The most rows one call removes of each kind.
@@ -31,7 +31,7 @@ pub async fn messages(shared: &Arc<Shared>, keep: Keep, now: Timestamp) -> Resul
     let work = move |group: &mut Group<'_>| {
         let mut removed = 0;
         for key in messages {
-            removed += usize::from(remove_message(group, key)?);
+            removed += usize::from(remove_message(group, key, |_| true)?);
         }
         for (key, record) in requests {
             if group.get(Tree::Idempotency, &key)?.as_ref() == Some(&record) {
@@ -39,6 +39,18 @@ pub async fn messages(shared: &Arc<Shared>, keep: Keep, now: Timestamp) -> Resul
                 group.remove(Tree::Idempotency, key);
                 removed += 1;
             }
+        }
+        Ok(removed)
+    };
+    shared.commit(work).await
+}
+
+/// Removes those of these messages that are finished with this status.
+pub async fn named(shared: &Arc<Shared>, ids: Vec<MessageId>, status: Status) -> Result<usize, StoreError> {
+    let work = move |group: &mut Group<'_>| {
+        let mut removed = 0;
+        for id in ids {
+            removed += usize::from(remove_message(group, message_key(id), |found| found == status)?);
         }
         Ok(removed)
     };
@@ -106,12 +118,13 @@ fn old_messages(shared: &Shared, engine: &Engine, keep: Keep, now: Timestamp) ->
     Ok(found)
 }
 
-fn remove_message(group: &mut Group<'_>, key: IVec) -> Result<bool, StoreError> {
+/// Only what is finished, and with a status that is meant.
+fn remove_message(group: &mut Group<'_>, key: IVec, meant: impl Fn(Status) -> bool) -> Result<bool, StoreError> {
     let Some(record) = group.get(Tree::Messages, &key)? else { return Ok(false) };
     let Some(Ok(Stored { message, body })) = message_id(&key).map(|id| Stored::read(id, &record)) else {
         return Ok(false);
     };
-    if !message.status.is_finished() {
+    if !message.status.is_finished() || !meant(message.status) {
         return Ok(false);
     }
     if let Some(reference) = &message.reference_id {

@@ -7,7 +7,8 @@ use prost::Message as _;
 use super::bodies::BodyHash;
 use super::codec::Bad;
 use crate::model::{
-    Ack, ChatId, Content, Lane, Marks, Message, MessageId, Receipts, Roster, Source, Status, Timestamp, WhatsAppId,
+    Ack, ChatId, Content, Lane, Marks, Message, MessageId, NewMessage, Receipts, Roster, Source, Status, Timestamp,
+    WhatsAppId,
 };
 use crate::store::Placed;
 
@@ -191,6 +192,32 @@ pub struct IdempotencyRecord {
     /// Where each of them stood.
     #[prost(uint64, repeated, tag = "4")]
     pub positions: Vec<u64>,
+    /// To whom each of them goes; absent in records of versions that did not keep it.
+    #[prost(message, repeated, tag = "5")]
+    pub named: Vec<NamedRecord>,
+}
+
+/// How an answer names a message beside its id.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NamedRecord {
+    /// Where it goes.
+    #[prost(string, tag = "1")]
+    pub chat: String,
+    /// The caller's own id.
+    #[prost(string, optional, tag = "2")]
+    pub reference_id: Option<String>,
+}
+
+impl NamedRecord {
+    /// From the model.
+    pub fn of(message: &NewMessage) -> Self {
+        Self { chat: message.chat.as_str().to_owned(), reference_id: message.reference_id.clone() }
+    }
+
+    /// To the model.
+    pub fn read(&self) -> Result<(ChatId, Option<String>), Bad> {
+        Ok((chat(self.chat.clone())?, self.reference_id.clone()))
+    }
 }
 
 impl IdempotencyRecord {
