@@ -298,6 +298,10 @@ async fn addresses_are_fetched_now_or_later_and_links_show_what_is_behind_them()
     let dead = json!({"url": format!("{base}/gone.png")});
     let (status, refused) = world.api.post("/api/send-message", &json!({"number": BUDI, "media": dead})).await?;
     assert_eq!((status, &refused["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid_media")));
+    let page = json!({"url": format!("{base}/toko")});
+    let (status, refused) = world.api.post("/api/send-message", &json!({"number": BUDI, "media": page})).await?;
+    assert_eq!((status, &refused["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid_media")));
+    assert!(refused["error"].as_str().is_some_and(|words| words.contains("web page")), "{refused}");
     let later = json!({"url": format!("{base}/foto.png"), "fetch": "at_send"});
     post(&world, &json!({"number": BUDI, "media": later})).await?;
     let picture = world.until_received(BUDI, 2).await?;
@@ -331,7 +335,10 @@ async fn words_that_a_file_cannot_carry_are_not_lost() -> Result<()> {
         world.until_received(BUDI, count).await?;
         let inbox = world.inbox(BUDI).await?;
         let [.., sound, words] = inbox.as_slice() else { anyhow::bail!("{inbox:?}") };
-        assert_eq!((&sound["kind"], &sound["caption"], &words["text"]), (&json!("audio"), &json!(null), &json!("dengar")));
+        assert_eq!(
+            (&sound["kind"], &sound["caption"], &words["text"]),
+            (&json!("audio"), &json!(null), &json!("dengar"))
+        );
     }
     // Where it shows only as the message leaves, the file goes as a document: that has a place for words.
     let media = json!({"url": format!("{base}/unduh?id=7"), "fetch": "at_send"});

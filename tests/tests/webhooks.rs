@@ -83,6 +83,73 @@ async fn what_happens_is_told_in_order() -> Result<()> {
     Ok(())
 }
 
+/// Nobody has this number, so that what goes there fails.
+const NOBODY: &str = "6281299999999";
+
+async fn failed(world: &World) -> Result<String> {
+    let id = world.accept(NOBODY, "Halo").await?;
+    world.until_message(&id, |message| message["status"] == "failed").await?;
+    Ok(id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_changed_and_rests_tells_on_and_what_was_parked_is_told_again() -> Result<()> {
+    let world = World::start()?;
+    world.until_session("connected").await?;
+    let receiver = Receiver::start().await?;
+    let webhook = add(&world, &receiver, &["message.sent"])?;
+    let edited = world.waya_json(&["webhooks", "edit", &webhook, "--event", "message.failed"])?;
+    assert_eq!((&edited["events"], &edited["url"]), (&json!(["message.failed"]), &json!(receiver.url())));
+    let first = failed(&world).await?;
+    until("the failure is told", || async {
+        let told = receiver.told();
+        ensure!(events_of(&told, &first) == ["message.failed"], "{told:?}");
+        Ok(())
+    })
+    .await?;
+    let told = receiver.told();
+    assert_eq!(told[0]["payload"], world.message(&first).await?, "with its reason");
+
+    let resting = world.waya_json(&["webhooks", "disable", &webhook])?;
+    assert_eq!(resting["enabled"], false);
+    let second = failed(&world).await?;
+    receiver.behave(Manner::Refuses);
+    assert_eq!(world.waya_json(&["webhooks", "enable", &webhook])?["enabled"], true);
+    until("it was tried", || async {
+        let refused = receiver.refused();
+        ensure!(events_of(&refused, &second).first().is_some_and(|event| event == "message.failed"), "{refused:?}");
+        Ok(())
+    })
+    .await?;
+    world.waya_json(&["sandbox", "clock", "advance", "25h"])?;
+    let parked = until("it is parked", || async {
+        let parked = world.waya_json(&["webhooks", "parked", &webhook])?;
+        ensure!(parked["events"].as_array().is_some_and(|events| events.len() == 1), "{parked}");
+        Ok(parked["events"][0].clone())
+    })
+    .await?;
+    assert_eq!(parked["event"], "message.failed");
+    assert!(parked["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{parked}");
+    assert_eq!(world.waya_json(&["webhooks", "show", &webhook])?["parked"], 1);
+    receiver.behave(Manner::Takes);
+    let event = parked["eventId"].as_str().context("no id")?;
+    assert_eq!(world.waya_json(&["webhooks", "redeliver", &webhook, event])?["count"], 1);
+    until("it is told after all", || async {
+        let told = receiver.told();
+        let again = told.iter().find(|body| body["payload"]["id"] == second.as_str()).context("not told")?;
+        ensure!(again["id"] == parked["eventId"], "under another id: {again}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(world.waya_json(&["webhooks", "parked", &webhook])?["events"], json!([]));
+    assert_eq!(world.waya_json(&["webhooks", "redeliver", &webhook, "--all"])?["count"], 0);
+    assert_eq!(world.waya(&["webhooks", "redeliver", &webhook, event])?.status.code(), Some(4));
+    let moved = world.waya(&["webhooks", "move", &webhook, "1"])?;
+    assert_eq!(moved.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&moved.stderr).contains("webhooks have no order"), "it says why");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_kill_loses_nothing_and_keeps_the_ids() -> Result<()> {
     let mut world = World::start()?;

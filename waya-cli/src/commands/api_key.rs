@@ -40,7 +40,7 @@ pub struct CreateArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ScopeWord {
-    /// Queue messages, take them back, ask what became of one
+    /// Queue messages, edit them, react to them and take them back, ask what became of one
     Send,
     /// Everything that only looks
     Read,
