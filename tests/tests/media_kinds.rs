@@ -91,13 +91,19 @@ async fn every_kind_arrives_as_what_it_is() -> Result<()> {
     }
     let inbox = world.inbox(BUDI).await?;
     let shown = |row: usize| &inbox[row]["media"];
-    for row in [0, 2] {
+    for row in [0, 1, 2] {
         assert_eq!((&shown(row)["width"], &shown(row)["height"]), (&json!(320), &json!(240)), "{}", inbox[row]);
     }
-    let thumbnail = STANDARD.decode(shown(0)["thumbnail"].as_str().context("no thumbnail")?)?;
-    ensure!(thumbnail.starts_with(&[0xff, 0xd8]) && thumbnail.len() < 20_000, "no small JPEG");
-    let (width, height) = sides(files.0.path(), &thumbnail)?;
-    ensure!(width < 320 && width * 240 == height * 320, "{width}x{height}");
+    for (row, seconds) in [(1, 2), (3, 3)] {
+        let told = shown(row)["seconds"].as_u64().context("no length")?;
+        ensure!(told.abs_diff(seconds) <= 1, "{told} s: {}", inbox[row]);
+    }
+    for row in [0, 1] {
+        let thumbnail = STANDARD.decode(shown(row)["thumbnail"].as_str().context("no thumbnail")?)?;
+        ensure!(thumbnail.starts_with(&[0xff, 0xd8]) && thumbnail.len() < 20_000, "no small JPEG");
+        let (width, height) = sides(files.0.path(), &thumbnail)?;
+        ensure!(width < 320 && width * 240 == height * 320, "{width}x{height}");
+    }
     Ok(())
 }
 
@@ -122,6 +128,7 @@ async fn what_whatsapp_takes_in_one_form_only_is_made_into_it() -> Result<()> {
     // A GIF becomes a film that plays over and over.
     let got = sent(&world, &encoded(&files, "dance.gif")?, 3).await?;
     assert_eq!((&got["kind"], &got["media"]["mimetype"]), (&json!("gif"), &json!("video/mp4")), "{got}");
+    assert_eq!((&got["media"]["width"], &got["media"]["seconds"]), (&json!(320), &json!(2)), "{got}");
     let film = world.received_file(BUDI, &got).await?;
     assert_eq!(sides(files.0.path(), &film)?, (320, 240));
     Ok(())

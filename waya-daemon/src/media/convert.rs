@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
 use super::{MediaError, Writer};
@@ -12,6 +13,10 @@ use crate::model::MediaKind;
 
 /// A conversion that takes longer is given up.
 const TAKES_AT_MOST: Duration = Duration::from_mins(2);
+/// So long the first picture of a video is waited for: it is worth no more.
+const FRAME_TAKES_AT_MOST: Duration = Duration::from_secs(20);
+/// No such picture is longer, in bytes.
+const LONGEST_FRAME: u64 = 1 << 20;
 /// So much of what ffmpeg complains of is shown, in characters.
 const MAX_COMPLAINT: usize = 200;
 
@@ -92,6 +97,28 @@ async fn run_with(program: &str, source: &Path, conversion: Conversion, writer: 
     super::blocking(move || writer.reread()).await
 }
 
+/// How a video begins, as JPEG; `None` without ffmpeg, and for what it cannot read.
+pub(super) async fn first_frame(source: &Path) -> Option<Vec<u8>> {
+    frame_by(Command::new("ffmpeg"), source).await
+}
+
+async fn frame_by(mut ffmpeg: Command, source: &Path) -> Option<Vec<u8>> {
+    ffmpeg
+        .args(["-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i"])
+        .arg(source)
+        .args(["-an", "-frames:v", "1", "-vf", "scale=320:320:force_original_aspect_ratio=decrease"])
+        .args(["-c:v", "mjpeg", "-f", "image2pipe", "-"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let mut running = ffmpeg.spawn().ok()?;
+    let mut said = running.stdout.take()?.take(LONGEST_FRAME);
+    let mut jpeg = Vec::new();
+    let read = tokio::time::timeout(FRAME_TAKES_AT_MOST, said.read_to_end(&mut jpeg)).await;
+    (read.is_ok_and(|read| read.is_ok()) && !jpeg.is_empty()).then_some(jpeg)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::files::Files;
@@ -104,5 +131,22 @@ mod tests {
         let converted = run_with("no-such-ffmpeg", dir.path(), Conversion::Voice, writer).await;
         assert!(matches!(converted, Err(MediaError::NoFfmpeg)));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn the_first_picture_is_what_the_program_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("ffmpeg");
+        // Read by a shell and not run itself: nothing need be waited for before that can be done.
+        let by = |says: &str| {
+            std::fs::write(&script, says).unwrap();
+            let mut command = Command::new("sh");
+            command.arg(&script);
+            command
+        };
+        let frame = frame_by(by("for last; do :; done; echo \"$7 $last\""), Path::new("/a b")).await;
+        assert_eq!(frame.as_deref(), Some(&b"/a b -\n"[..]));
+        assert_eq!(frame_by(by("exit 1"), Path::new("/x")).await, None);
+        assert_eq!(frame_by(Command::new("no-such-ffmpeg"), Path::new("/x")).await, None);
     }
 }

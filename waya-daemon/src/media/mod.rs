@@ -14,6 +14,7 @@ mod facts;
 mod files;
 mod kind;
 mod limits;
+mod mp4;
 mod pdf;
 mod picture;
 mod previews;
@@ -182,7 +183,8 @@ impl Media {
         };
         self.limits().check(kind, stored.size)?;
         let path = self.path(stored.hash);
-        let facts = blocking(move || Ok(facts::of(&path, kind))).await?;
+        // What goes wrong in looking at a file is no reason not to send it.
+        let facts = blocking(move || Ok(facts::of(&path, kind))).await.unwrap_or_default();
         let filename = (kind == MediaKind::Document).then(|| kind::filename(hints.filename.as_deref(), &mimetype));
         Ok(Attachment {
             hash: stored.hash,
@@ -229,9 +231,13 @@ impl Media {
         self.0.files.path(hash)
     }
 
-    /// A small picture of it, as JPEG; none for what cannot be pictured.
+    /// A small picture of it, as JPEG; none for what cannot be pictured, and none of a video without ffmpeg.
     pub async fn thumbnail(&self, attachment: &Attachment) -> Option<Vec<u8>> {
         let (path, kind) = (self.path(attachment.hash), attachment.kind);
+        if matches!(kind, MediaKind::Video | MediaKind::Gif) {
+            let frame = convert::first_frame(&path).await?;
+            return blocking(move || Ok(picture::thumbnail(&frame))).await.ok().flatten();
+        }
         blocking(move || Ok(picture::thumbnail_of(&path, kind))).await.ok().flatten()
     }
 
