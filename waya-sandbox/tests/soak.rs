@@ -395,7 +395,8 @@ impl Soak {
                 }
                 let text = row.content.text.or(row.content.caption).unwrap_or_default();
                 let meant = books.accepted.get(&row.id).is_some_and(|accepted| accepted.readers.contains(who));
-                if !meant && !(books.refused.contains(&text) && refused.insert((who, text.clone()))) {
+                let may_be = meant || books.refused.contains(&text) && refused.insert((who, text.clone()));
+                if !may_be {
                     wrong.push(format!("{who} has {} ({text:?}), which was not for them, or twice", row.id));
                 }
                 if !seen.insert((who, row.id.clone())) {

@@ -126,7 +126,7 @@ pub fn changes(told: &Told, facts: &Facts, limits: Limits, now: Timestamp) -> Ve
     // Who knows why there is no connection need not be told that there is none, whatever is tried meanwhile.
     let is_explained = told.keys().any(Condition::is_of_the_link);
     let is_news = |alarm: &&Alarm| {
-        !told.contains_key(&alarm.condition) && !(alarm.condition == Condition::Offline && is_explained)
+        !(told.contains_key(&alarm.condition) || is_explained && alarm.condition == Condition::Offline)
     };
     let began = holding.values().filter(is_news).cloned().map(Change::Began);
     ended.chain(began).collect()
