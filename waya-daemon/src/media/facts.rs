@@ -55,7 +55,8 @@ fn sound_seconds(path: &Path) -> Option<u32> {
     let options = ParseOptions::new().read_tags(false).read_cover_art(false);
     let sound = Probe::new(BufReader::new(File::open(path).ok()?)).options(options).guess_file_type().ok()?;
     let millis = sound.read().ok()?.properties().duration().as_millis();
-    u32::try_from(millis.div_ceil(1000)).ok().filter(|seconds| *seconds > 0)
+    // To the nearest second: encoders fill the last frame up.
+    u32::try_from((millis + 500) / 1000).ok().filter(|_| millis > 0).map(|seconds| seconds.max(1))
 }
 
 /// How long an Opus file plays: the position that its last page tells, without what is skipped at the start.
