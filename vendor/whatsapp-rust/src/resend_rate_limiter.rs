@@ -6,9 +6,9 @@
 //! per-message caps never engage while the aggregate rate climbs into
 //! AccountLocked. This bounds it with one token bucket per chat.
 //!
-//! A throttled resend is dropped, not queued: the requester was already marked
-//! for fresh sender-key distribution earlier in the retry path, so it recovers
-//! on the next send. Dropping keeps the hot path allocation-free with no timers.
+//! A throttled resend waits for its token: the requester, marked for fresh
+//! sender-key distribution earlier in the retry path, recovers on the next send,
+//! but asks for this message once only.
 //! Buckets refill lazily off the monotonic [`Instant`] (correct over long
 //! sessions, immune to clock jumps); the rate is atomic so it retunes live.
 
@@ -92,6 +92,11 @@ impl ResendRateLimiter {
     pub(crate) fn set_rate(&self, burst: u32, refill_per_min: u32) {
         self.burst.store(burst, Ordering::Relaxed);
         self.refill_per_min.store(refill_per_min, Ordering::Relaxed);
+    }
+
+    /// Whether a chat whose tokens are spent gets others.
+    pub(crate) fn refills(&self) -> bool {
+        self.refill_per_min.load(Ordering::Relaxed) > 0
     }
 
     /// Try to consume one resend token for `chat`. `true` allows the resend,

@@ -745,12 +745,10 @@ impl Client {
 
         // Bound the aggregate resend rate per group (the anti-abuse signal): a
         // PN to LID fan-out has many distinct devices retry the same messages,
-        // which per-device/per-message caps miss. Group-only: the requester was
-        // marked for fresh SKDM above so future messages recover, and it
-        // re-requests this one on its own timer once the bucket refills. DMs have
-        // no SKDM fallback, so they keep the unconditional resend (bounded by
-        // MAX_RETRY_COUNT) rather than risk dropping a delivery.
-        if info.chat.is_group() && !self.resend_rate_limiter.try_acquire(&info.chat).await {
+        // which per-device/per-message caps miss. Group-only: DMs keep the
+        // unconditional resend (bounded by MAX_RETRY_COUNT) rather than risk
+        // delaying a delivery.
+        if info.chat.is_group() && !self.resend_allowed(&info.chat).await {
             debug!(
                 "Throttling resend of {} to {}: per-chat resend rate cap reached",
                 message_id,
@@ -972,6 +970,23 @@ impl Client {
             self.invalidate_device_cache(user).await;
         }
         Ok(())
+    }
+
+    /// Waits until the chat's limit on resends lets another one through. Who asks for a message asks once only: without
+    /// this it would never have it.
+    async fn resend_allowed(&self, chat: &Jid) -> bool {
+        const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+        const PAUSES: u32 = 600;
+        for _ in 0..PAUSES {
+            if self.resend_rate_limiter.try_acquire(chat).await {
+                return true;
+            }
+            if !self.resend_rate_limiter.refills() || !self.is_running.load(std::sync::atomic::Ordering::Relaxed) {
+                return false;
+            }
+            self.runtime.sleep(PAUSE).await;
+        }
+        false
     }
 
     /// Mirrors WAWebUpdateLocalSignalSession (`WAWeb/Update/LocalSignalSession.js`).

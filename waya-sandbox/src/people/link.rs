@@ -168,6 +168,8 @@ impl Link {
             .with_inbound_durability_hook(InboxHook::new(self.inbox.clone()))
             .build()
             .await?;
+        // What a fault has garbled is sent again at once: nobody here takes offence at many at a time.
+        bot.client().set_resend_rate_limit(0, 0);
         Ok(bot)
     }
 

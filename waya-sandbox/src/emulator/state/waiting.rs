@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::record::HandsetMessage;
 
 /// Messages and requests that wait for one handset; beyond that the oldest go.
-const LIMIT: usize = 512;
+const LIMIT: usize = 128;
 /// Bytes of a request at most.
 const REQUEST_BYTES: usize = 64 << 10;
 /// Bytes of everything that waits for one handset at most.
