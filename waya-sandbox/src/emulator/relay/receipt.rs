@@ -21,8 +21,11 @@ pub(crate) fn take(session: &Session, phone: &str, device: u16, node: &NodeRef<'
     let ids = ids(node, &id);
     let author = jid_attr(node, "participant").filter(|_| !is_person(&to)).unwrap_or_else(|| to.clone());
     let mut state = session.emulator.state();
-    for id in &ids {
-        confirm(&mut state, (phone, device), id, &to, &Confirmed::Message);
+    // Who could not read a message acks it all the same, maybe when the next copy is on its way already.
+    if !is_retry(&kind) {
+        for id in &ids {
+            confirm(&mut state, (phone, device), id, &to, &Confirmed::Message);
+        }
     }
     let receipt = Receipt { node, id: &id, kind: &kind, to: &to, author: &author };
     if is_person(&to) && author.device == 0 && state.account_of(&author).is_some_and(|own| own.phone() == phone) {
@@ -40,15 +43,16 @@ pub(crate) fn take_ack(session: &Session, phone: &str, device: u16, node: &NodeR
     else {
         return;
     };
-    let confirmed =
-        if class == "message" { Confirmed::Message } else { Confirmed::Stanza { class: &class, ack: node } };
+    let confirmed = if class == "message" { Confirmed::Copy } else { Confirmed::Stanza { class: &class, ack: node } };
     confirm(&mut session.emulator.state(), (phone, device), &id, &to, &confirmed);
 }
 
 /// What a device confirms.
 enum Confirmed<'a> {
-    /// Every copy of a message.
+    /// Every copy of a message, by a receipt.
     Message,
+    /// One copy of a message, by its ack: the oldest.
+    Copy,
     /// One stanza of another class, by its ack.
     Stanza { class: &'a str, ack: &'a NodeRef<'a> },
 }
@@ -77,13 +81,18 @@ fn ack(node: &NodeRef<'_>, id: &str, to: &Jid, at: i64) -> Node {
     ack.build()
 }
 
-/// Drops what a device confirmed from its queue: every copy of a message, one stanza otherwise.
+fn is_retry(kind: &str) -> bool {
+    matches!(kind, "retry" | "enc_rekey_retry")
+}
+
+/// Drops what a device confirmed from its queue.
 fn confirm(state: &mut State, (phone, device): (&str, u16), id: &str, to: &Jid, confirmed: &Confirmed<'_>) {
     let from = canonical(state, to);
     let Some(account) = state.accounts.get(phone) else { return };
     let Some(known) = account.devices.get(&device) else { return };
     let sequences = match confirmed {
         Confirmed::Message => known.queue.find("message", id, &from),
+        Confirmed::Copy => known.queue.find("message", id, &from).into_iter().take(1).collect(),
         Confirmed::Stanza { class, ack } => {
             answered(&known.queue, &known.queue.find(class, id, &from), ack).into_iter().collect()
         }
@@ -136,7 +145,7 @@ fn to_own_handset(
 
 fn forward(emulator: &Emulator, state: &mut State, phone: &str, device: u16, receipt: &Receipt<'_>) -> Option<()> {
     let author = state.account_of(receipt.author)?.phone().to_owned();
-    let retry = matches!(receipt.kind, "retry" | "enc_rekey_retry");
+    let retry = is_retry(receipt.kind);
     if retry && receipt.author.device == 0 {
         // Handsets say nothing to others.
         return Some(());
@@ -261,5 +270,39 @@ mod tests {
         assert_eq!(kept(&trial), [first]);
         trial.sessions[0].hand(&ack(None, None));
         assert!(kept(&trial).is_empty(), "who names nobody means the oldest");
+    }
+
+    #[tokio::test]
+    async fn the_ack_of_an_unreadable_copy_does_not_confirm_the_next_one() {
+        let trial = sessions().await;
+        let key = DeviceKey { phone: ANI.to_owned(), device: 1 };
+        let copy = |count: Option<u32>| {
+            let mut enc = NodeBuilder::new("enc").attr("v", "2").attr("type", "pkmsg").bytes(vec![1]);
+            if let Some(count) = count {
+                enc = enc.attr("count", count);
+            }
+            let message = NodeBuilder::new("message").attr("from", Jid::group(GROUP)).attr("id", "A");
+            message.attr("participant", Jid::pn("622")).children([enc.build()]).build()
+        };
+        let kept = || {
+            let state = trial.emulator.state();
+            let queue = state.device(ANI, 1).unwrap().queue.iter();
+            let stanzas = queue.map(|entry| unmarshal_ref(&entry.stanza[1..]).unwrap().to_owned());
+            stanzas.map(|node| node == copy(Some(1))).collect::<Vec<_>>()
+        };
+        let queue = |copy: &Node| queue_for(&mut trial.emulator.state(), vec![key.clone()], "message", copy).unwrap();
+        let told = |tag: &'static str| named(NodeBuilder::new(tag).attr("to", Jid::group(GROUP)), Some("622"), None);
+        queue(&copy(None));
+        let mut retry = told("receipt");
+        retry.attrs.insert("type", "retry");
+        trial.sessions[0].hand(&retry);
+        queue(&copy(Some(1)));
+        let mut ack = told("ack");
+        ack.attrs.insert("class", "message");
+        trial.sessions[0].hand(&ack);
+        assert_eq!(kept(), [true], "the first copy alone is done with");
+        queue(&copy(Some(2)));
+        trial.sessions[0].hand(&told("receipt"));
+        assert_eq!(kept(), [] as [bool; 0], "it was read");
     }
 }
